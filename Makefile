@@ -1,0 +1,53 @@
+# `make run` and `make test` set up all that they need: Python 3.11 or newer, make and git are enough.
+.DEFAULT_GOAL := help
+.PHONY: help install run test test-slow lint check migrate migration bench image lock
+
+PYTHON ?= python3
+BIN := .venv/bin
+PORT ?= 8000
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/.installed ## Make .venv with the locked development dependencies (done once)
+
+.venv/.installed: requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv .venv || { echo "The module venv is missing: install it (Debian: apt install python3-venv)."; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+run: install ## Start the service on http://localhost:8000 (PORT=...), on SQLite unless DATABASE_URL says otherwise
+	$(BIN)/uvicorn src.api.app:app --port $(PORT)
+
+test: install ## Run the tests, on SQLite and PostgreSQL (nothing to install)
+	$(BIN)/coverage run -m pytest -m "not slow"
+	$(BIN)/coverage report
+
+test-slow: install ## Run the tests that take longer
+	$(BIN)/pytest -m slow
+
+lint: install ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test test-slow ## All that CI runs
+
+migrate: install ## Bring the database of DATABASE_URL to this version's tables
+	$(BIN)/alembic upgrade head
+
+migration: install ## Write a migration from the models: make migration m="add a column"
+	$(BIN)/alembic revision --autogenerate -m "$(m)"
+
+bench: install ## Measure what the documentation claims
+	$(BIN)/python -m bench.reads_while_hashing
+
+image: ## Build the container image
+	docker build -t user-auth-service .
+
+lock: ## Renew the locked dependencies (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(UPGRADE) \
+		pyproject.toml -o requirements.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(UPGRADE) \
+		pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt

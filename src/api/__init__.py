@@ -1,0 +1,1 @@
+"""HTTP: what is asked and answered. Rules live in `src.services`."""

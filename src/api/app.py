@@ -1,0 +1,99 @@
+"""The application: `uvicorn src.api.app:app`. Everything that is put together is put together here."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+
+from src.api import errors, pages
+from src.api.dependencies import db, get_email_utils
+from src.api.errors import document
+from src.api.middleware import DropQuery, ReadableStartup, RequestMiddleware, StartupRefused
+from src.api.routers import auth, health, users
+from src.core.exceptions import AppException, ServiceUnavailableException
+from src.core.passwords import HashPool
+from src.core.settings import Settings, get_settings
+from src.db.migrations import is_current, migrate
+
+__all__ = ["app", "create_app", "db"]
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 64 * 1024
+
+DESCRIPTION = """
+Owns user accounts: people sign up, prove their address and can be read by other services.
+
+Every error, of every kind, is `{detail, code, details}`: `detail` is for people, `code` for programs.
+"""
+TAGS = [
+    {"name": "Accounts", "description": "Sign up and prove the address."},
+    {"name": "Users", "description": "What others may know of a user."},
+    {"name": "Health", "description": "For orchestrators and load balancers."},
+]
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """A new application on the process's database, `db`. It answers without its lifespan too, as tests need it."""
+    settings = settings or get_settings()
+    app = FastAPI(
+        title="User and auth service",
+        description=DESCRIPTION,
+        version="0.1.0",
+        openapi_tags=TAGS,
+        lifespan=_lifespan,
+        max_body_size=MAX_BODY_BYTES,
+        responses=document(AppException, ServiceUnavailableException),
+    )
+    app.state.settings = settings
+    app.state.hash_pool = HashPool(threads=settings.auth_hash_threads, queue_size=settings.auth_hash_queue_size)
+    app.add_middleware(RequestMiddleware)
+    app.add_middleware(ReadableStartup)
+    errors.install(app)
+    for module in (auth, users, health, pages):
+        app.include_router(module.router)
+    app.add_api_route("/", _home, include_in_schema=False)
+    logging.getLogger("uvicorn.access").addFilter(_drop_query)
+    return app
+
+
+_drop_query = DropQuery()
+
+
+async def _home() -> RedirectResponse:
+    return RedirectResponse("/docs")
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(name)s: %(message)s")
+    settings: Settings = app.state.settings
+    _look_at_mail(settings, is_wired=get_email_utils in app.dependency_overrides)
+    await _prepare_database(settings)
+    yield
+    await db.disconnect()
+
+
+def _look_at_mail(settings: Settings, *, is_wired: bool) -> None:
+    if is_wired:
+        return
+    if settings.is_production:
+        raise StartupRefused("Nothing carries mail, so links would be handed to whoever asks: wire EmailUtils in.")
+    log.warning("Nothing carries mail: activation links are in the answers. Do not run like this in production.")
+
+
+async def _prepare_database(settings: Settings) -> None:
+    if db.is_sqlite or settings.database_auto_migrate:
+        await migrate(db)
+        return
+    async with db.session() as session:
+        if not await is_current(session):
+            raise StartupRefused(
+                "The database's tables are not those that this version needs: run `make migrate` "
+                "(python -m alembic upgrade head), or set DATABASE_AUTO_MIGRATE=true."
+            )
+
+
+app = create_app()

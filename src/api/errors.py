@@ -1,0 +1,124 @@
+"""Every error becomes the envelope `{detail, code, details}`: ours, the framework's, and the database's."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+
+from src.api.pages import is_page, render_refusal
+from src.api.schemas import Problem
+from src.core.exceptions import (
+    AppException,
+    PayloadTooLargeException,
+    ServiceUnavailableException,
+    UnsupportedMediaTypeException,
+    ValidationException,
+)
+
+log = logging.getLogger(__name__)
+
+_BY_STATUS = {family.status_code: family for family in AppException.__subclasses__()}
+
+# Our own words for pydantic's errors: its sentences quote parts of the input, which may be a password.
+_REASONS = {
+    "missing": "is required",
+    "extra_forbidden": "is not a known field",
+    "string_type": "must be a string",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have at least {min_length} characters",
+    "too_long": "must have at most {max_length} characters",
+    "string_unicode": "contains characters that UTF-8 cannot encode",
+    "uuid_parsing": "is not a UUID",
+    "json_invalid": "is not valid JSON",
+    "model_attributes_type": "must be a JSON object",
+    "value_error": "{error}",  # raised by our own validators, whose texts repeat nothing
+}
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(AppException, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_input)
+    app.add_exception_handler(HTTPException, _refuse_by_framework)
+    for error in (OperationalError, InterfaceError, PoolTimeoutError):
+        app.add_exception_handler(error, _refuse_without_database)
+
+
+def envelope(error: AppException) -> JSONResponse:
+    body = Problem(detail=error.detail, code=error.code, details=error.details)
+    return JSONResponse(body.model_dump(), status_code=error.status_code, headers=dict(error.headers))
+
+
+def document(*errors: type[AppException]) -> dict[int | str, dict[str, Any]]:
+    """A route's `responses` for OpenAPI: an example of each error that it can give."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        response = responses.setdefault(
+            error.status_code,
+            {"model": Problem, "description": error.message, "content": {"application/json": {"examples": {}}}},
+        )
+        example = {"detail": error.message, "code": error.code, "details": {}}
+        response["content"]["application/json"]["examples"][error.code] = {"value": example}
+    return responses
+
+
+# What any route that takes a body can answer, before its own rules are reached.
+BODY_ERRORS: tuple[type[AppException], ...] = (
+    PayloadTooLargeException,
+    UnsupportedMediaTypeException,
+    ValidationException,
+)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AppException)  # noqa: S101 - Starlette's handlers are typed by Exception alone
+    return render_refusal(request, error) if is_page(request) else envelope(error)
+
+
+async def _refuse_input(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - see _refuse
+    if _is_wrong_media_type(request, error):
+        return await _refuse(request, UnsupportedMediaTypeException())
+    fields = [{"field": _field(e["loc"]), "reason": _reason(e)} for e in error.errors()]
+    return await _refuse(request, ValidationException(details={"fields": fields}))
+
+
+def _is_wrong_media_type(request: Request, error: RequestValidationError) -> bool:
+    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return sent != "application/json" and any(e["loc"] == ("body",) for e in error.errors())
+
+
+def _field(location: Sequence[str | int]) -> str:
+    """`password`, `query.limit`, `path.user_id`, or `body` for the whole of it."""
+    parts = [str(part) for part in location]
+    if parts[0] != "body" or len(parts) == 1:
+        return ".".join(parts)
+    return ".".join(part for part in parts[1:] if part.isidentifier() and len(part) <= 40) or "body"
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    return _REASONS.get(error["type"], "is not valid").format_map(error.get("ctx", {}))
+
+
+async def _refuse_by_framework(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - see _refuse
+    response = await _refuse(request, _BY_STATUS.get(error.status_code, AppException)())
+    response.status_code = error.status_code
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _refuse_without_database(request: Request, error: Exception) -> Response:
+    log.warning("The database did not answer: %s", describe(error))
+    return await _refuse(request, ServiceUnavailableException())
+
+
+def describe(error: BaseException) -> str:
+    """The error's kind and the first line of its text: the next ones may quote a row, and so a hash."""
+    return f"{type(error).__qualname__}: {str(error).partition(chr(10))[0]}"

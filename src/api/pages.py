@@ -1,0 +1,74 @@
+"""The pages behind mailed links: plain forms that work without JavaScript.
+
+Opening one changes nothing, however often: mail scanners follow links. Its button posts the token to the same path.
+There is no cookie and no session here, so there is nothing for a forged cross-site request to ride on.
+"""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Form, Query, Request, Response
+from fastapi.templating import Jinja2Templates
+
+from src.api.dependencies import AccountsDep
+from src.core.exceptions import AppException
+from src.core.passwords import PASSWORD_MAX_LENGTH
+from src.services.accounts import PendingSignUp
+
+_FOLDER = Path(__file__).parent / "templates"
+_STYLE = (_FOLDER / "style.css").read_text("utf-8")
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_HEADERS = {
+    "Content-Security-Policy": (
+        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",  # the address of this page holds the token
+}
+
+_templates = Jinja2Templates(_FOLDER)
+_templates.env.globals["style"] = _STYLE
+
+
+def _mark_as_page(request: Request) -> None:
+    request.state.is_page = True
+
+
+router = APIRouter(include_in_schema=False, dependencies=[Depends(_mark_as_page)])
+
+TokenInQuery = Annotated[str, Query(max_length=512)]
+TokenInForm = Annotated[str, Form(max_length=512)]
+PasswordInForm = Annotated[str | None, Form(max_length=PASSWORD_MAX_LENGTH)]
+
+
+@router.api_route("/activate", methods=["GET", "HEAD"])
+async def show_activation(request: Request, accounts: AccountsDep, token: TokenInQuery = "") -> Response:
+    sign_up = await accounts.preview_activation(token)
+    return _render(request, "activate.html", token=token, sign_up=sign_up)
+
+
+@router.post("/activate")
+async def confirm_activation(
+    request: Request, accounts: AccountsDep, token: TokenInForm, password: PasswordInForm = None
+) -> Response:
+    outcome = await accounts.confirm_activation(token, password)
+    if isinstance(outcome, PendingSignUp):
+        return _render(request, "activate.html", status_code=400, token=token, sign_up=outcome, was_wrong=True)
+    return _render(request, "activated.html")
+
+
+def is_page(request: Request) -> bool:
+    return getattr(request.state, "is_page", False)
+
+
+def render_refusal(request: Request, error: AppException) -> Response:
+    """The error as a page, for somebody who followed a link."""
+    response = _render(request, "refused.html", status_code=error.status_code, reason=error.detail)
+    response.headers.update(error.headers)
+    return response
+
+
+def _render(request: Request, template: str, *, status_code: int = 200, **values: Any) -> Response:
+    return _templates.TemplateResponse(request, template, values, status_code=status_code, headers=_HEADERS)

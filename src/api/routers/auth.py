@@ -1,0 +1,54 @@
+"""`/auth`: how an account begins."""
+
+from fastapi import APIRouter
+
+from src.api.dependencies import AccountsDep, ClientAddress
+from src.api.errors import BODY_ERRORS, document
+from src.api.schemas import (
+    Accepted,
+    ActivationResponse,
+    EmailRequest,
+    SignUpRequest,
+    SignUpResponse,
+    TokenRequest,
+)
+from src.core.exceptions import BadRequestException, InvalidTokenError, UserEmailTakenError
+
+router = APIRouter(prefix="/auth", tags=["Accounts"])
+
+
+@router.post("/signup", status_code=201, responses=document(*BODY_ERRORS, BadRequestException, UserEmailTakenError))
+async def sign_up(body: SignUpRequest, accounts: AccountsDep, client_address: ClientAddress) -> SignUpResponse:
+    """Begin an account. It becomes usable when the link that proves the address has been followed.
+
+    When links are mailed, the answer is the same whether or not the address already has an account. When they are in
+    the answer (no mail is configured), an address that has one is a 409.
+    """
+    outcome = await accounts.sign_up(
+        email=body.email,
+        password=body.password.get_secret_value(),
+        name=body.name,
+        signed_up_from=client_address,
+    )
+    return SignUpResponse(
+        user_id=outcome.user_id,
+        activation_required=outcome.activation_required,
+        activation_url=outcome.activation_url,
+    )
+
+
+@router.post("/activate", responses=document(*BODY_ERRORS, BadRequestException, InvalidTokenError))
+async def activate(body: TokenRequest, accounts: AccountsDep) -> ActivationResponse:
+    """Confirm the address with the token of the link. It logs nobody in.
+
+    Wrong, used and expired tokens are the same 400.
+    """
+    user_id = await accounts.activate(body.token.get_secret_value())
+    return ActivationResponse(user_id=user_id, is_active=True)
+
+
+@router.post("/activation/resend", status_code=202, responses=document(*BODY_ERRORS, BadRequestException))
+async def resend_activation(body: EmailRequest, accounts: AccountsDep) -> Accepted:
+    """Mail the activation link again. The answer is the same for every address."""
+    await accounts.resend_activation(body.email)
+    return Accepted(detail="If a sign-up with this address waits to be confirmed, a new link is on its way.")

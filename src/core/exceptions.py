@@ -1,0 +1,112 @@
+"""The ways to refuse. Each has a status, a stable code for programs, and a sentence for people.
+
+Services raise these; `src.api.errors` turns every one of them into the envelope `{detail, code, details}`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class AppException(Exception):  # noqa: N818 - the fixed name of the family; its leaves end in Error
+    """A refusal that the caller is told of. Subclasses set `status_code`, `code` and `message`."""
+
+    status_code: ClassVar[int] = 500
+    code: ClassVar[str] = "INTERNAL_ERROR"
+    message: ClassVar[str] = "Something went wrong on our side. Try again later."
+    headers: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, message: str | None = None, *, details: Mapping[str, Any] | None = None) -> None:
+        self.detail = message or self.message
+        self.details = dict(details or {})
+        super().__init__(self.detail)
+
+
+class BadRequestException(AppException):
+    status_code = 400
+    code = "BAD_REQUEST"
+    message = "The request could not be read. Check its body."
+
+
+class UnauthorizedException(AppException):
+    status_code = 401
+    code = "UNAUTHORIZED"
+    message = "Log in, and send the access token as a bearer token."
+    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer"}  # RFC 9110, section 11.6.1
+
+
+class ForbiddenException(AppException):
+    status_code = 403
+    code = "FORBIDDEN"
+    message = "You may not do this."
+
+
+class NotFoundException(AppException):
+    status_code = 404
+    code = "NOT_FOUND"
+    message = "There is nothing here."
+
+
+class MethodNotAllowedException(AppException):
+    status_code = 405
+    code = "METHOD_NOT_ALLOWED"
+    message = "This path does not take that method. The Allow header lists those that it takes."
+
+
+class ConflictException(AppException):
+    status_code = 409
+    code = "CONFLICT"
+    message = "This conflicts with what is stored."
+
+
+class PayloadTooLargeException(AppException):
+    status_code = 413
+    code = "PAYLOAD_TOO_LARGE"
+    message = "The body is too large: send at most 64 KiB."
+
+
+class UnsupportedMediaTypeException(AppException):
+    status_code = 415
+    code = "UNSUPPORTED_MEDIA_TYPE"
+    message = "Send the body as JSON, with the header Content-Type: application/json."
+
+
+class ValidationException(AppException):
+    """`details["fields"]` lists what is wrong as `{field, reason}`, and never repeats the input."""
+
+    status_code = 422
+    code = "VALIDATION_ERROR"
+    message = "Some fields are not valid. See details.fields."
+
+    @classmethod
+    def for_field(cls, field: str, reason: str) -> "ValidationException":
+        return cls(details={"fields": [{"field": field, "reason": reason}]})
+
+
+class TooManyRequestsException(AppException):
+    status_code = 429
+    code = "TOO_MANY_REQUESTS"
+    message = "Too many requests. Wait as long as Retry-After says."
+
+
+class ServiceUnavailableException(AppException):
+    status_code = 503
+    code = "SERVICE_UNAVAILABLE"
+    message = "The service is busy or a part of it is down. Try again shortly."
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
+
+
+class UserNotFoundError(NotFoundException):
+    code = "USER_NOT_FOUND"
+    message = "There is no such user."
+
+
+class UserEmailTakenError(ConflictException):
+    code = "USER_EMAIL_TAKEN"
+    message = "An account with this e-mail address exists. Log in, or reset its password."
+
+
+class InvalidTokenError(BadRequestException):
+    """Wrong, used and expired look the same, so that nobody learns which tokens once existed."""
+
+    code = "INVALID_TOKEN"
+    message = "This link is not valid: it was used, it has expired, or it was mistyped. Ask for a new one."

@@ -1,0 +1,161 @@
+"""Passwords: the policy, the stored form, and the bounded pool of threads that hashes them.
+
+Others call `PasswordHasher` and `check_password`; what the stored text looks like is known only here.
+"""
+
+import asyncio
+import base64
+import hmac
+import re
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import anyio
+import bcrypt
+
+from src.core.exceptions import ServiceUnavailableException, ValidationException
+
+PASSWORD_MAX_LENGTH = 1024  # characters; hashing first makes every one of them count, and this bounds the work
+
+Result = TypeVar("Result")
+
+_SALT, _CHECKSUM = "([./A-Za-z0-9]{22})", "([./A-Za-z0-9]{31})"
+_BCRYPT_SHA256 = re.compile(rf"\$bcrypt-sha256\$v=2,t=2b,r=(\d{{1,2}})\${_SALT}\${_CHECKSUM}")
+_PLAIN_BCRYPT = re.compile(rf"\$2[aby]\$(\d\d)\${_SALT}{_CHECKSUM}")
+
+
+class PasswordHash(NamedTuple):
+    """A stored hash, read. `is_foreign` marks plain bcrypt, which other systems make."""
+
+    rounds: int
+    salt: str
+    checksum: str
+    is_foreign: bool
+
+
+def parse_hash(stored: str) -> PasswordHash | None:
+    """Read a stored hash; `None` if it is not one that we can verify."""
+    for pattern, is_foreign in ((_BCRYPT_SHA256, False), (_PLAIN_BCRYPT, True)):
+        match = pattern.fullmatch(stored)
+        if match and 4 <= int(match[1]) <= 31:
+            return PasswordHash(int(match[1]), match[2], match[3], is_foreign)
+    return None
+
+
+def hash_password(password: str, rounds: int) -> str:
+    """The stored form of a password, in passlib's `bcrypt_sha256` version 2 format.
+
+    bcrypt alone reads 72 bytes and stops at a NUL. Its input is therefore HMAC-SHA-256 of the password, in base64,
+    keyed with the salt: with a plain SHA-256 a digest leaked elsewhere could be tried here ("password shucking").
+    """
+    salt = bcrypt.gensalt(rounds).decode()[-22:]
+    return f"$bcrypt-sha256$v=2,t=2b,r={rounds}${salt}${_checksum(_prehash(password, salt), rounds, salt)}"
+
+
+def verify_password(password: str, stored: str | None, rounds: int) -> bool:
+    """Whether the password is the stored one.
+
+    `None` (nobody has this address) and a hash that cannot be read cost one hash of `rounds` and are a mismatch, so
+    that the time taken does not tell who has an account.
+    """
+    parsed = parse_hash(stored) if stored else None
+    known = parsed or _decoy(rounds)
+    # Plain bcrypt was made of the first 72 bytes; bcrypt 5 raises for more.
+    secret = password.encode()[:72] if known.is_foreign else _prehash(password, known.salt)
+    matches = hmac.compare_digest(_checksum(secret, known.rounds, known.salt), known.checksum)
+    return matches and parsed is not None
+
+
+def needs_rehash(stored: str, rounds: int) -> bool:
+    """Whether a hash that has just verified should be replaced: it is foreign, or cheaper than `rounds`."""
+    parsed = parse_hash(stored)
+    return parsed is None or parsed.is_foreign or parsed.rounds < rounds
+
+
+def _prehash(password: str, salt: str) -> bytes:
+    return base64.b64encode(hmac.digest(salt.encode(), password.encode(), "sha256"))
+
+
+def _checksum(secret: bytes, rounds: int, salt: str) -> str:
+    return bcrypt.hashpw(secret, f"$2b${rounds:02}${salt}".encode()).decode()[-31:]
+
+
+@lru_cache
+def _decoy(rounds: int) -> PasswordHash:
+    return PasswordHash(rounds, bcrypt.gensalt(rounds).decode()[-22:], checksum="", is_foreign=False)
+
+
+def check_password(password: str, *, email: str, min_length: int) -> None:
+    """The policy: length, no common password, not the address itself (NIST SP 800-63B-4, 3.1.1.2: no composition).
+
+    Raises `ValidationException` that names the reason.
+    """
+    folded = password.casefold()
+    if len(password) < min_length:
+        raise ValidationException.for_field("password", f"must have at least {min_length} characters")
+    if folded in (email, email.partition("@")[0]):
+        raise ValidationException.for_field("password", "must not be the e-mail address")
+    if folded in _common_passwords():
+        raise ValidationException.for_field("password", "is one of the passwords that attackers try first")
+
+
+@lru_cache
+def _common_passwords() -> frozenset[str]:
+    lines = (Path(__file__).parent / "common_passwords.txt").read_text("utf-8").splitlines()
+    return frozenset(line for line in lines if not line.startswith("#"))
+
+
+class HashPool:
+    """At most `threads` hashes at once and at most `queue_size` waiting; more are refused at once, not delayed.
+
+    bcrypt releases the interpreter lock, so the event loop keeps answering reads while the threads are busy.
+    """
+
+    def __init__(self, *, threads: int, queue_size: int) -> None:
+        self._queue_size = queue_size
+        self._turns = anyio.CapacityLimiter(threads)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="password-hash")
+
+    @property
+    def waiting(self) -> int:
+        return self._turns.statistics().tasks_waiting
+
+    async def run(
+        self, work: Callable[[], Result], *, queue_share: float, caller_is_gone: Callable[[], Awaitable[bool]]
+    ) -> Result:
+        """Do the work in turn. Raises `ServiceUnavailableException` if `queue_share` of the queue is taken already,
+        or if the caller has gone by the time its turn comes: then the work would be for nobody."""
+        if self.waiting >= self._queue_size * queue_share:
+            raise ServiceUnavailableException
+        async with self._turns:
+            if await caller_is_gone():
+                raise ServiceUnavailableException
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+async def _nobody_leaves() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordHasher:
+    """Hashes and verifies for one caller, in the pool that all share."""
+
+    pool: HashPool
+    rounds: int
+    caller_is_gone: Callable[[], Awaitable[bool]] = _nobody_leaves
+
+    async def hash(self, password: str, *, queue_share: float = 1.0) -> str:
+        """A new stored hash. Raises `ServiceUnavailableException` when too many are waiting."""
+        return await self._run(lambda: hash_password(password, self.rounds), queue_share)
+
+    async def verify(self, password: str, stored: str | None) -> bool:
+        """See `verify_password`. Raises `ServiceUnavailableException` when too many are waiting."""
+        return await self._run(lambda: verify_password(password, stored, self.rounds), 1.0)
+
+    async def _run(self, work: Callable[[], Result], queue_share: float) -> Result:
+        return await self.pool.run(work, queue_share=queue_share, caller_is_gone=self.caller_is_gone)

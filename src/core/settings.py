@@ -1,0 +1,110 @@
+"""Every knob of the service, typed, with a default that works. `.env.example` lists them for people."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, HttpUrl, TypeAdapter, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DAY = 24 * 60 * 60
+
+
+def usable_cores() -> int:
+    """How many processors this process may use: its CPU affinity, and the quota of its container (cgroup v2, v1)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _container_quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def _container_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    try:
+        if (root / "cpu.max").exists():
+            quota, period = (root / "cpu.max").read_text().split()
+        else:
+            quota, period = ((root / "cpu" / f"cpu.cfs_{part}_us").read_text() for part in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError):  # no cgroup here, or no limit ("max")
+        return None
+
+
+def _hash_threads() -> int:
+    """Usable cores ÷ worker processes. `WEB_CONCURRENCY` is how uvicorn is told its workers by the environment."""
+    workers = os.environ.get("WEB_CONCURRENCY", "")
+    return max(1, usable_cores() // (int(workers) if workers.isdigit() and int(workers) else 1))
+
+
+def _public_url(url: str) -> str:
+    TypeAdapter(HttpUrl).validate_python(url)
+    return url.rstrip("/")
+
+
+def _database_url(url: str) -> str:
+    if not url.startswith(("sqlite:", "sqlite+aiosqlite:", "postgres:", "postgresql:", "postgresql+asyncpg:")):
+        raise ValueError("must be a URL of SQLite (sqlite:///file.db) or PostgreSQL (postgresql://user@host/name)")
+    return url
+
+
+def _link_template(template: str) -> str:
+    if "{token}" not in template:
+        raise ValueError("must hold {token}, the place of the one-time token in the link")
+    return template
+
+
+class Settings(BaseSettings):
+    """The configuration, read once from the environment and from `.env`; names are these fields' in capitals.
+
+    Raises `ValidationError` for a value that cannot work and for a production that would be unsafe.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    app_env: Literal["development", "test", "production"] = "development"
+    server_public_url: Annotated[str, AfterValidator(_public_url)] = "http://localhost:8000"
+
+    database_url: Annotated[str, AfterValidator(_database_url)] = Field(
+        default="sqlite+aiosqlite:///data/users.db", repr=False
+    )
+    database_auto_migrate: bool = False
+
+    auth_return_token_in_response: bool = False
+    auth_auto_activate: bool = False
+    auth_activation_ttl_seconds: int = Field(default=2 * DAY, gt=0)
+    auth_activation_url_template: Annotated[str, AfterValidator(_link_template)] = (
+        "{SERVER_PUBLIC_URL}/activate?token={token}"
+    )
+
+    auth_password_min_length: int = Field(default=12, ge=8, le=128)
+    auth_bcrypt_rounds: int = Field(default=12, ge=4, le=20)
+    auth_hash_threads: int = Field(default_factory=_hash_threads, gt=0)
+    auth_hash_queue_size: int = Field(default=128, gt=1)
+
+    @property
+    def is_production(self) -> bool:
+        return self.app_env == "production"
+
+    def activation_url(self, token: str) -> str:
+        """The link that a person follows; built from the settings, never from a request's Host header."""
+        template = self.auth_activation_url_template
+        return template.replace("{SERVER_PUBLIC_URL}", self.server_public_url).replace("{token}", token)
+
+    @model_validator(mode="after")
+    def _refuse_unsafe_production(self) -> Self:
+        if self.is_production and self.auth_return_token_in_response:
+            raise ValueError("AUTH_RETURN_TOKEN_IN_RESPONSE hands links to whoever asks: unset it in production")
+        if self.is_production and self.auth_auto_activate:
+            raise ValueError("AUTH_AUTO_ACTIVATE lets people claim addresses unproven: unset it in production")
+        return self
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The settings of this process. Ends it with one line for each wrong setting, and no value, if there is one."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = (f"  {'.'.join(map(str, e['loc'])).upper() or 'APP_ENV'}: {e['msg']}" for e in error.errors())
+        raise SystemExit("The settings do not work; correct them (see .env.example):\n" + "\n".join(lines)) from None

@@ -1,0 +1,73 @@
+"""Bringing a database to the tables that this version needs, and telling whether it has them."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from src.db.database import AsyncDatabaseManager
+
+_ROOT = Path(__file__).parents[2]
+_ADVISORY_LOCK = 0x75736572  # any number, as long as every instance uses the same
+
+
+@lru_cache
+def head() -> str | None:
+    """The revision that this version of the code needs."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+async def is_current(session: AsyncSession) -> bool:
+    """Whether the database of this session is at `head()`. Raises SQLAlchemy's errors if it does not answer."""
+    return await session.run_sync(lambda sync: _revision(sync.connection())) == head()
+
+
+async def migrate(database: AsyncDatabaseManager) -> None:
+    """Bring the database to `head()`. Processes that start together do it one after the other."""
+    async with migrating_connection(database) as connection:
+        await connection.run_sync(_upgrade)
+
+
+@asynccontextmanager
+async def migrating_connection(database: AsyncDatabaseManager) -> AsyncGenerator[AsyncConnection, None]:
+    """A connection in a transaction that only one process has at a time, committed at the end."""
+    async with database.engine.connect() as connection:
+        if not database.is_sqlite:
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
+            yield connection
+            await connection.commit()
+            return
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None  # noqa: S101 - a fresh connection has its driver's
+        # SQLite changes a table by building it anew and dropping the old one. With foreign keys on, the drop deletes
+        # what refers to the old rows; and inside a transaction the switch does nothing.
+        await driver.execute("PRAGMA foreign_keys=OFF")
+        try:
+            _ = await connection.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+            async with connection.begin():
+                yield connection
+        finally:
+            await driver.execute("PRAGMA foreign_keys=ON")
+
+
+def _upgrade(connection: Connection) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _config() -> Config:
+    return Config(_ROOT / "alembic.ini")
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision

@@ -1,0 +1,75 @@
+"""Every table on one page."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ForeignKey, Index, String, text
+from sqlalchemy.orm import Mapped, mapped_column, validates
+
+from src.core.addresses import normalize_email
+from src.db.base import BaseModel, UTCDateTime, utc_now
+
+
+class BaseUserModel(BaseModel):
+    """The columns that a table of users must have; a project may build its own users on it."""
+
+    __abstract__ = True
+
+    email: Mapped[str] = mapped_column(String(320))
+    hashed_password: Mapped[str] = mapped_column(String(255))
+    name: Mapped[str | None] = mapped_column(String(200))
+    is_active: Mapped[bool] = mapped_column(default=True)
+    is_admin: Mapped[bool] = mapped_column(default=False)
+    last_login_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+    @validates("email")
+    def _normalize_email(self, _key: str, address: str | None) -> str | None:
+        return None if address is None else normalize_email(address)
+
+
+class UserModel(BaseUserModel):
+    """An account, or a sign-up that waits for its address to be confirmed (`activated_at` is null).
+
+    An address may wait in many rows, each with its own password and link, but only one row may ever own it. So a
+    stranger who signs up with somebody's address takes nothing from them: docs/decisions/0001 tells the whole story.
+    """
+
+    __tablename__ = "users"
+
+    activated_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    signed_up_from: Mapped[str | None] = mapped_column(String(45))  # the client's address; forgotten at activation
+
+    __table_args__ = (
+        Index("ix_users_email", "email"),
+        Index(
+            "uq_users_email_activated",
+            "email",
+            unique=True,
+            sqlite_where=text("activated_at IS NOT NULL"),
+            postgresql_where=text("activated_at IS NOT NULL"),
+        ),
+    )
+
+    def __init__(self, **values: Any) -> None:
+        # Not a column default: with one, an explicit `activated_at=None` would be stored as activated.
+        values.setdefault("activated_at", utc_now())
+        super().__init__(**values)
+
+
+class TokenPurpose(StrEnum):
+    """What a one-time token may be spent on; a token is good for nothing else."""
+
+    ACTIVATION = "activation"
+
+
+class UserTokenModel(BaseModel):
+    """A one-time token that has not been spent: spending deletes it. The token itself is not stored, only its hash."""
+
+    __tablename__ = "user_tokens"
+
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    purpose: Mapped[str] = mapped_column(String(32))
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    expires_at: Mapped[datetime] = mapped_column(UTCDateTime, index=True)

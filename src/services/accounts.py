@@ -1,0 +1,181 @@
+"""How an account begins: somebody signs up, and proves that the address is theirs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from src.core.exceptions import InvalidTokenError, UserEmailTakenError
+from src.core.passwords import PasswordHasher, check_password
+from src.core.settings import Settings
+from src.db.database import begin_writing
+from src.db.models import TokenPurpose, UserModel
+from src.db.repositories import UserRepository, UserTokenRepository
+from src.email import Message, messages
+
+RESENT_LINKS = 3  # of the newest sign-ups: more would let strangers flood the address
+SIGN_UP_QUEUE_SHARE = 0.5  # of the places in the queue for hashing; the rest stays free for log-ins
+
+
+@dataclass(frozen=True, slots=True)
+class SignUp:
+    user_id: UUID
+    activation_required: bool
+    activation_url: str | None  # None when it is mailed
+
+
+@dataclass(frozen=True, slots=True)
+class PendingSignUp:
+    """What the person who followed a link is about to confirm."""
+
+    user_id: UUID
+    email: str
+    name: str | None
+    signed_up_at: datetime
+    signed_up_from: str | None
+    asks_password: bool  # several sign-ups wait for this address: which one is meant?
+
+
+class AccountService:
+    """`post` takes the mails that go out once the answer is sent; without it, links are in the answers."""
+
+    def __init__(
+        self,
+        session: AsyncSession,
+        *,
+        settings: Settings,
+        passwords: PasswordHasher,
+        post: Callable[[Message], None] | None,
+    ) -> None:
+        self._session = session
+        self._users = UserRepository(session)
+        self._tokens = UserTokenRepository(session)
+        self._settings = settings
+        self._passwords = passwords
+        self._post = post
+
+    async def sign_up(self, *, email: str, password: str, name: str | None, signed_up_from: str | None) -> SignUp:
+        """Begin an account. When the link travels by mail, nothing in the answer tells whether the address is known.
+
+        Raises `ValidationException` for a weak password, `ServiceUnavailableException` when too many wait to be hashed
+        and, where the answer would hold the link anyway, `UserEmailTakenError`.
+        """
+        check_password(password, email=email, min_length=self._settings.auth_password_min_length)
+        hashed_password = await self._passwords.hash(password, queue_share=SIGN_UP_QUEUE_SHARE)
+        user = UserModel(email=email, hashed_password=hashed_password, name=name)
+        await begin_writing(self._session)
+        if self._settings.auth_auto_activate:
+            return await self._register(user)
+        return await self._register_pending(user, signed_up_from)
+
+    async def activate(self, token: str) -> UUID:
+        """Make the sign-up that came with this link the owner of its address; the others of the address end.
+
+        Raises `InvalidTokenError`, also when another sign-up or account owns the address by now.
+        """
+        await begin_writing(self._session)
+        return await self._activate(token)
+
+    async def preview_activation(self, token: str) -> PendingSignUp:
+        """What the link would confirm. It changes nothing, since mail scanners follow links.
+
+        Raises `InvalidTokenError`.
+        """
+        return (await self._find_pending(token))[0]
+
+    async def confirm_activation(self, token: str, password: str | None) -> UUID | PendingSignUp:
+        """`activate` for the page, where a person may click by habit: while several sign-ups of the address wait, it
+        takes the password chosen at sign-up, and gives the sign-up back if that is missing or wrong.
+
+        Raises `InvalidTokenError`.
+        """
+        pending, hashed_password = await self._find_pending(token)
+        if pending.asks_password and not (password and await self._passwords.verify(password, hashed_password)):
+            return pending
+        await begin_writing(self._session)
+        return await self._activate(token)
+
+    async def resend_activation(self, email: str) -> None:
+        """Mail each of the newest live sign-ups of the address its own new link; an owner is told that they have an
+        account. Does nothing where no mail is wired."""
+        if self._post is None:
+            return
+        await begin_writing(self._session)
+        await self._users.lock_address(email)
+        if await self._users.find_owner(email):
+            mails = [messages.already_registered(to=email)]
+        else:
+            sign_ups = await self._users.list_live_sign_ups(email, limit=RESENT_LINKS)
+            mails = [self._activation_mail(user, await self._issue_link(user)) for user in sign_ups]
+        await self._session.commit()
+        for mail in mails:
+            self._post(mail)
+
+    async def _register(self, user: UserModel) -> SignUp:
+        await self._users.lock_address(user.email)
+        if await self._users.find_owner(user.email):
+            raise UserEmailTakenError
+        await self._users.delete_pending(user.email)
+        await self._users.add(user)
+        await self._session.commit()
+        return SignUp(user.id, activation_required=False, activation_url=None)
+
+    async def _register_pending(self, user: UserModel, signed_up_from: str | None) -> SignUp:
+        is_mailed = self._post is not None and not self._settings.auth_return_token_in_response
+        owner = await self._users.find_owner(user.email)
+        if owner and not is_mailed:
+            raise UserEmailTakenError
+        user.is_active, user.activated_at, user.signed_up_from = False, None, signed_up_from
+        await self._users.add(user)
+        # For an owned address too, where nobody gets the link: the same statements take the same time.
+        url = await self._issue_link(user)
+        await self._session.commit()
+        if self._post is None or not is_mailed:
+            return SignUp(user.id, activation_required=True, activation_url=url)
+        self._post(messages.already_registered(to=owner.email) if owner else self._activation_mail(user, url))
+        return SignUp(user.id, activation_required=True, activation_url=None)
+
+    async def _issue_link(self, user: UserModel) -> str:
+        lifetime = timedelta(seconds=self._settings.auth_activation_ttl_seconds)
+        return self._settings.activation_url(await self._tokens.issue(user.id, TokenPurpose.ACTIVATION, lifetime))
+
+    def _activation_mail(self, user: UserModel, url: str) -> Message:
+        return messages.activation(
+            to=user.email, name=user.name, url=url, signed_up_at=user.created_at, signed_up_from=user.signed_up_from
+        )
+
+    async def _find_pending(self, token: str) -> tuple[PendingSignUp, str]:
+        """The sign-up and its hash, with no connection held afterwards: the next step may hash."""
+        user = await self._tokens.find_user(token, TokenPurpose.ACTIVATION)
+        if user is None:
+            raise InvalidTokenError
+        live = await self._users.list_live_sign_ups(user.email, limit=2)
+        await self._session.close()
+        sign_up = PendingSignUp(
+            user_id=user.id,
+            email=user.email,
+            name=user.name,
+            signed_up_at=user.created_at,
+            signed_up_from=user.signed_up_from,
+            asks_password=len(live) > 1,
+        )
+        return sign_up, user.hashed_password
+
+    async def _activate(self, token: str) -> UUID:
+        user = await self._tokens.find_user(token, TokenPurpose.ACTIVATION)
+        if user is None:
+            raise InvalidTokenError
+        await self._users.lock_address(user.email)
+        if not await self._tokens.spend(token, TokenPurpose.ACTIVATION):
+            raise InvalidTokenError
+        try:
+            is_activated = await self._users.activate(user.id)
+        except UserEmailTakenError:
+            raise InvalidTokenError from None
+        if not is_activated:
+            raise InvalidTokenError
+        await self._users.delete_pending(user.email)
+        await self._session.commit()
+        return user.id
