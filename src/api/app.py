@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse
 from src.api import errors, pages
 from src.api.dependencies import db, get_email_utils
 from src.api.errors import document
-from src.api.middleware import DropQuery, ReadableStartup, RequestMiddleware, StartupRefused
+from src.api.middleware import BodyLimitMiddleware, DropQuery, ReadableStartup, RequestMiddleware, StartupRefused
 from src.api.routers import auth, health, users
 from src.core.exceptions import AppException, ServiceUnavailableException
 from src.core.passwords import HashPool
@@ -44,11 +44,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version="0.1.0",
         openapi_tags=TAGS,
         lifespan=_lifespan,
-        max_body_size=MAX_BODY_BYTES,
         responses=document(AppException, ServiceUnavailableException),
     )
     app.state.settings = settings
     app.state.hash_pool = HashPool(threads=settings.auth_hash_threads, queue_size=settings.auth_hash_queue_size)
+    app.add_middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(RequestMiddleware)
     app.add_middleware(ReadableStartup)
     errors.install(app)

@@ -6,6 +6,7 @@ import traceback
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.api.errors import describe, envelope
@@ -62,6 +63,30 @@ def format_error(error: BaseException) -> str:
     lines = [f"{describe(error)}\n", *traceback.format_tb(error.__traceback__)]
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return "".join(lines) + (f"Caused by {format_error(cause)}" if cause else "")
+
+
+class BodyLimitMiddleware:
+    """Stops reading a body that is too large, whether or not its length was declared.
+
+    Starlette has a limit of its own, but it answers in plain text.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        read = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._max_bytes:
+                raise HTTPException(413)  # FastAPI takes any other exception for an unreadable body
+            return message
+
+        await self._app(scope, receive_within_limit, send)
 
 
 class DropQuery(logging.Filter):

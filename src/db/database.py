@@ -129,16 +129,21 @@ def create_engine(url: str | URL, *, echo: bool = False) -> AsyncEngine:
 def _connect_or_operational_error(
     dialect: Dialect, _record: object, args: list[Any], options: dict[str, Any]
 ) -> DBAPIConnection:
-    # The driver lets "connection refused" through as an OSError, which callers could not tell from any other.
+    # The drivers let "connection refused" through as an OSError, which callers could not tell from any other.
     try:
+        if dialect.name == "sqlite":
+            _make_folder(args[0])
         return dialect.connect(*args, **options)
     except (OSError, TimeoutError) as error:
         raise OperationalError("connect", None, error) from error
 
 
+def _make_folder(database: str) -> None:
+    if database != ":memory:" and not database.startswith("file:"):
+        Path(database).parent.mkdir(parents=True, exist_ok=True)
+
+
 def _create_sqlite_engine(url: URL, *, echo: bool) -> AsyncEngine:
-    if url.database and url.database != ":memory:" and not url.database.startswith("file:"):
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_async_engine(
         url,
         echo=echo,
@@ -148,6 +153,7 @@ def _create_sqlite_engine(url: URL, *, echo: bool) -> AsyncEngine:
             "isolation_level": None,  # the driver begins nothing by itself; `_begin_sqlite` does
         },
     )
+    event.listen(engine.sync_engine, "do_connect", _connect_or_operational_error)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine

@@ -1,0 +1,126 @@
+"""The page behind the activation link, as a browser without JavaScript uses it."""
+
+import re
+
+import pytest
+from httpx import Response
+
+from tests.conftest import Service
+from tests.steps import activate, create_account, sign_up, token_of
+
+
+async def open_link(service: Service, token: str, method: str = "GET") -> Response:
+    return await service.client.request(method, "/activate", params={"token": token})
+
+
+async def press_button(service: Service, token: str, **form: str) -> Response:
+    return await service.client.post("/activate", data={"token": token} | form)
+
+
+@pytest.fixture
+async def token(service: Service) -> str:
+    return token_of((await sign_up(service, name="Ana <b>"))["activation_url"])
+
+
+async def test_the_page_shows_who_signed_up_and_a_button(service: Service, token: str) -> None:
+    response = await open_link(service, token)
+
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert "ana@example.com" in response.text
+    assert "Ana &lt;b&gt;" in response.text
+    assert "127.0.0.1" in response.text
+    assert re.search(r"\d\d \w+ \d{4}, \d\d:\d\d UTC", response.text)
+    assert f'<input type="hidden" name="token" value="{token}">' in response.text
+    assert "password" not in response.text
+
+
+async def test_opening_the_link_changes_nothing_however_often(service: Service, token: str) -> None:
+    for method in ("GET", "HEAD") * 10:
+        assert (await open_link(service, token, method)).status_code == 200
+
+    assert (await press_button(service, token)).status_code == 200
+
+
+async def test_head_has_the_headers_of_get_and_no_body(service: Service, token: str) -> None:
+    get, head = await open_link(service, token), await open_link(service, token, "HEAD")
+
+    assert head.headers.keys() == get.headers.keys()
+
+
+async def test_the_button_activates_the_account(service: Service, token: str) -> None:
+    response = await press_button(service, token)
+
+    assert response.status_code == 200
+    assert "Your account is active" in response.text
+    assert (await activate(service, token)).json()["code"] == "INVALID_TOKEN"
+
+
+async def test_pages_run_no_script_and_tell_nobody_their_address(service: Service, token: str) -> None:
+    for response in (
+        await open_link(service, token),
+        await open_link(service, "wrong"),
+        await press_button(service, token),
+    ):
+        policy = response.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert response.headers["referrer-policy"] == "no-referrer"
+        assert response.headers["cache-control"] == "no-store"
+        assert "<script" not in response.text
+
+
+@pytest.mark.parametrize("query", ["", "?token=", "?token=wrong", "?other=1", "?token=%00%F0%9F%92%A9"])
+async def test_a_link_that_is_not_valid_says_so_on_a_page(service: Service, query: str) -> None:
+    response = await service.client.get(f"/activate{query}")
+
+    assert response.status_code == 400
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert "This link is not valid" in response.text
+
+
+async def test_a_form_without_its_token_is_refused_on_a_page(service: Service) -> None:
+    response = await service.client.post("/activate", data={})
+
+    assert response.status_code == 422
+    assert "<h1>This did not work</h1>" in response.text
+
+
+class TestWhenSeveralSignUpsWait:
+    @pytest.fixture
+    async def tokens(self, service: Service) -> list[str]:
+        passwords = ("the-strangers-password", "the-owners-own-password")
+        return [token_of((await sign_up(service, password=each))["activation_url"]) for each in passwords]
+
+    async def test_the_page_asks_for_the_password_of_the_sign_up(self, service: Service, tokens: list[str]) -> None:
+        response = await open_link(service, tokens[0])
+
+        assert response.status_code == 200
+        assert 'name="password" type="password"' in response.text
+
+    @pytest.mark.parametrize("form", [{}, {"password": ""}, {"password": "the-owners-own-password"}])
+    async def test_without_it_nothing_is_confirmed(
+        self, service: Service, tokens: list[str], form: dict[str, str]
+    ) -> None:
+        response = await press_button(service, tokens[0], **form)
+
+        assert response.status_code == 400
+        assert "That is not the password of this sign-up" in response.text
+        assert 'name="password" type="password"' in response.text
+        assert "the-owners-own-password" not in response.text
+
+        response = await press_button(service, tokens[1], password="the-owners-own-password")
+
+        assert response.status_code == 200
+        assert "Your account is active" in response.text
+
+    async def test_the_json_route_takes_the_token_alone(self, service: Service, tokens: list[str]) -> None:
+        assert (await activate(service, tokens[1])).status_code == 200
+
+
+async def test_a_sign_up_for_an_owned_address_cannot_be_confirmed_on_the_page(mailing_service: Service) -> None:
+    await create_account(mailing_service)
+    assert mailing_service.mailbox is not None
+
+    assert (await press_button(mailing_service, mailing_service.mailbox.token(0))).status_code == 400

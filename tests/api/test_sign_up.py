@@ -1,0 +1,378 @@
+"""Sign-up: what it stores, what it tells, and to whom."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+from uuid import UUID
+
+import pytest
+from sqlalchemy import event, text
+
+from src.core.passwords import HashPool, verify_password
+from src.db import AsyncDatabaseManager
+from src.db.models import UserModel
+from src.db.repositories import UserRepository
+from tests.conftest import Service, StartService
+from tests.steps import PASSWORD, activate, create_account, post_sign_up, sign_up, token_of
+
+Result = TypeVar("Result")
+
+
+async def stored_user(database: AsyncDatabaseManager, user_id: str) -> UserModel:
+    async with database.session() as session:
+        return await UserRepository(session).get_by_id(UUID(user_id))
+
+
+async def test_a_sign_up_waits_for_its_link(service: Service, database: AsyncDatabaseManager) -> None:
+    answer = await sign_up(service)
+
+    assert answer.keys() == {"user_id", "activation_required", "activation_url"}
+    assert answer["activation_required"] is True
+    assert answer["activation_url"].startswith("http://localhost:8000/activate?token=")
+    user = await stored_user(database, answer["user_id"])
+    assert not user.is_active
+    assert user.activated_at is None
+
+
+async def test_the_row_of_a_sign_up_is_null_in_the_database(service: Service, database: AsyncDatabaseManager) -> None:
+    await sign_up(service)
+
+    async with database.session() as session:
+        assert (await session.scalars(text("SELECT count(*) FROM users WHERE activated_at IS NULL"))).one() == 1
+
+
+async def test_the_password_is_stored_as_a_hash_and_the_token_too(
+    service: Service, database: AsyncDatabaseManager
+) -> None:
+    answer = await sign_up(service)
+
+    user = await stored_user(database, answer["user_id"])
+    assert user.hashed_password.startswith("$bcrypt-sha256$v=2,t=2b,r=4$")
+    assert verify_password(PASSWORD, user.hashed_password, rounds=4)
+    async with database.session() as session:
+        tokens = (await session.scalars(text("SELECT token_hash FROM user_tokens"))).all()
+    assert tokens != [token_of(answer["activation_url"])]
+    assert [len(token_hash) for token_hash in tokens] == [64]
+
+
+async def test_the_address_is_stored_in_one_spelling(service: Service, database: AsyncDatabaseManager) -> None:
+    answer = await sign_up(service, "Ana@BÜCHER.example.com")
+
+    assert (await stored_user(database, answer["user_id"])).email == "ana@xn--bcher-kva.example.com"
+
+
+async def test_the_name_may_be_left_out(service: Service, database: AsyncDatabaseManager) -> None:
+    assert (await stored_user(database, (await sign_up(service))["user_id"])).name is None
+
+
+@pytest.mark.parametrize("name", ["Zoë 李 🙂", "O'Brien", "ن" * 200, "👩‍👩‍👧"])
+async def test_a_name_may_be_written_in_any_script(service: Service, name: str) -> None:
+    user_id = (await sign_up(service, name=name))["user_id"]
+
+    assert (await service.client.get(f"/api/users/{user_id}")).json()["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("A\x00na", "must not contain control characters"),
+        ("A\x1b[31mna", "must not contain control characters"),
+        ("A\ud800na", "contains characters that UTF-8 cannot encode"),
+        ("   ", "must have at least 1 characters"),
+        ("a" * 201, "must have at most 200 characters"),
+        (7, "must be a string"),
+    ],
+)
+async def test_a_name_that_cannot_be_stored_or_shown_is_a_422(service: Service, name: object, reason: str) -> None:
+    body = json.dumps({"email": "ana@example.com", "password": PASSWORD, "name": name})
+
+    response = await service.client.post("/auth/signup", content=body, headers={"Content-Type": "application/json"})
+
+    assert response.status_code == 422
+    assert response.json()["details"] == {"fields": [{"field": "name", "reason": reason}]}
+
+
+@pytest.mark.parametrize("password", ["🔑" * 64, "p" * 200, "nul \x00 and the rest", "trailing space "])
+async def test_every_character_of_a_password_counts(
+    service: Service, database: AsyncDatabaseManager, password: str
+) -> None:
+    answer = await sign_up(service, password=password)
+
+    hashed = (await stored_user(database, answer["user_id"])).hashed_password
+    assert verify_password(password, hashed, rounds=4)
+    for other in (password[:-1], password + "x", password[:-1] + "x"):
+        assert not verify_password(other, hashed, rounds=4)
+
+
+@pytest.mark.parametrize(
+    ("password", "reason"),
+    [
+        ("short", "must have at least 12 characters"),
+        ("administrator", "is one of the passwords that attackers try first"),
+        ("AdminISTRATOR", "is one of the passwords that attackers try first"),
+        ("ana.long.name@example.com", "must not be the e-mail address"),
+        ("Ana.Long.Name", "must not be the e-mail address"),
+    ],
+)
+async def test_a_weak_password_is_a_422_that_says_why(service: Service, password: str, reason: str) -> None:
+    response = await post_sign_up(service, "ana.long.name@example.com", password=password)
+
+    assert response.status_code == 422
+    assert response.json()["details"] == {"fields": [{"field": "password", "reason": reason}]}
+
+
+@pytest.mark.parametrize("email", ["", "ana", "ana@", "@example.com", "ana@exa mple.com", "a\x00@example.com", None])
+async def test_what_is_no_address_is_a_422(service: Service, email: object) -> None:
+    response = await service.client.post("/auth/signup", json={"email": email, "password": PASSWORD})
+
+    assert response.status_code == 422
+    assert [field["field"] for field in response.json()["details"]["fields"]] == ["email"]
+
+
+async def test_a_misspelt_field_is_an_error_and_not_lost(service: Service) -> None:
+    response = await post_sign_up(service, nmae="Ana")
+
+    assert response.status_code == 422
+    assert response.json()["details"] == {"fields": [{"field": "nmae", "reason": "is not a known field"}]}
+
+
+async def test_sixty_four_people_sign_up_at_once(service: Service, database: AsyncDatabaseManager) -> None:
+    responses = await asyncio.gather(*(post_sign_up(service, f"u{number}@example.com") for number in range(64)))
+
+    assert [response.status_code for response in responses] == [201] * 64
+    async with database.session() as session:
+        assert await UserRepository(session).count() == 64
+
+
+class CountingPool(HashPool):
+    """The real pool, which also counts."""
+
+    count = 0
+
+    async def run(self, work: Callable[[], Result], **options: Any) -> Result:
+        self.count += 1
+        return await super().run(work, **options)
+
+
+def count_hashes(service: Service) -> CountingPool:
+    pool = service.app.state.hash_pool = CountingPool(threads=2, queue_size=128)
+    return pool
+
+
+async def test_ten_kilobytes_of_password_are_a_422_and_no_hash(service: Service) -> None:
+    pool = count_hashes(service)
+
+    response = await post_sign_up(service, password="p" * 10_000)
+
+    assert response.status_code == 422
+    assert response.json()["details"]["fields"] == [
+        {"field": "password", "reason": "must have at most 1024 characters"}
+    ]
+    assert pool.count == 0
+
+
+class TestWhenTheLinkIsMailed:
+    async def test_the_answer_has_no_link_and_the_mail_has(self, mailing_service: Service) -> None:
+        answer = await sign_up(mailing_service, name="Ana")
+
+        assert answer["activation_required"] is True
+        assert answer["activation_url"] is None
+        assert mailing_service.mailbox is not None
+        [mail] = mailing_service.mailbox.messages
+        assert mail.to == "ana@example.com"
+        assert "Ana" in mail.text
+        assert "127.0.0.1" in mail.text
+        assert (await activate(mailing_service, mailing_service.mailbox.token())).status_code == 200
+
+    async def test_a_known_address_gets_the_same_answer_and_its_owner_a_notice(self, mailing_service: Service) -> None:
+        await create_account(mailing_service)
+        unknown = await post_sign_up(mailing_service, "bob@example.com")
+
+        known = await post_sign_up(mailing_service)
+
+        assert known.status_code == unknown.status_code == 201
+        assert known.headers.keys() == unknown.headers.keys()
+        assert known.json() | {"user_id": ""} == unknown.json() | {"user_id": ""}
+        assert mailing_service.mailbox is not None
+        mail = mailing_service.mailbox.messages[-1]
+        assert (mail.to, mail.subject) == ("ana@example.com", "You already have an account")
+        assert "token" not in mail.text
+
+    async def test_a_known_address_costs_the_same_work(self, mailing_service: Service) -> None:
+        await create_account(mailing_service)
+        pool = count_hashes(mailing_service)
+        statements: list[str] = []
+        event.listen(
+            mailing_service.database.engine.sync_engine,
+            "before_cursor_execute",
+            lambda _connection, _cursor, statement, *_: statements.append(statement),
+        )
+        await sign_up(mailing_service, "bob@example.com")
+        of_unknown, hashes_of_unknown = statements[:], pool.count
+        statements.clear()
+
+        await sign_up(mailing_service)
+
+        assert statements == of_unknown
+        assert pool.count - hashes_of_unknown == hashes_of_unknown == 1
+
+    async def test_the_new_row_is_readable_either_way(self, mailing_service: Service) -> None:
+        await create_account(mailing_service)
+
+        profiles = []
+        for email in ("ana@example.com", "bob@example.com"):
+            user_id = (await sign_up(mailing_service, email, name="Mallory"))["user_id"]
+            profiles.append((await mailing_service.client.get(f"/api/users/{user_id}")).json())
+
+        assert [profile["name"] for profile in profiles] == ["Mallory", "Mallory"]
+        assert [profile["is_active"] for profile in profiles] == [False, False]
+
+    async def test_mail_that_cannot_be_sent_does_not_fail_the_sign_up(
+        self, mailing_service: Service, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        mailbox = mailing_service.mailbox
+        assert mailbox is not None
+        sent = mailbox.messages
+
+        class FullDisk(list[Any]):
+            def append(self, message: Any) -> None:
+                sent.append(message)
+                raise OSError(message.text)
+
+        mailbox.messages = FullDisk()
+
+        assert (await post_sign_up(mailing_service)).status_code == 201
+
+        assert "A mail could not be sent (OSError)" in caplog.text
+        assert "token=" in sent[0].text
+        assert "token=" not in caplog.text
+
+    async def test_the_explicit_flag_puts_the_link_into_the_answer_instead(self, start_service: StartService) -> None:
+        service = await start_service(mail=True, auth_return_token_in_response=True)
+
+        answer = await sign_up(service)
+
+        assert service.mailbox is not None
+        assert service.mailbox.messages == []
+        assert (await activate(service, token_of(answer["activation_url"]))).status_code == 200
+
+
+class TestWhenTheAnswerHoldsTheLink:
+    @pytest.mark.parametrize("settings", [{}, {"mail": True, "auth_return_token_in_response": True}])
+    async def test_a_taken_address_is_a_409(self, start_service: StartService, settings: dict[str, bool]) -> None:
+        service = await start_service(**settings)
+        assert (await activate(service, token_of((await sign_up(service))["activation_url"]))).status_code == 200
+
+        response = await post_sign_up(service, "ANA@example.com")
+
+        assert response.status_code == 409
+        assert response.json()["code"] == "USER_EMAIL_TAKEN"
+
+    async def test_a_waiting_address_may_be_signed_up_again(self, service: Service) -> None:
+        await sign_up(service)
+
+        assert (await post_sign_up(service)).status_code == 201
+
+    async def test_the_link_follows_the_template(self, start_service: StartService) -> None:
+        template = "https://app.example.com/#/welcome/{token}"
+        service = await start_service(auth_activation_url_template=template)
+
+        assert (await sign_up(service))["activation_url"].startswith("https://app.example.com/#/welcome/")
+
+    async def test_the_link_is_never_built_from_the_request(self, service: Service) -> None:
+        response = await service.client.post(
+            "/auth/signup",
+            json={"email": "ana@example.com", "password": PASSWORD},
+            headers={"Host": "evil.example.com", "X-Forwarded-Host": "evil.example.com"},
+        )
+
+        assert response.json()["activation_url"].startswith("http://localhost:8000/")
+
+
+class TestAutoActivation:
+    async def test_the_account_is_active_at_once(self, start_service: StartService) -> None:
+        service = await start_service(auth_auto_activate=True)
+
+        answer = await sign_up(service)
+
+        assert answer["activation_required"] is False
+        assert answer["activation_url"] is None
+        assert (await service.client.get(f"/api/users/{answer['user_id']}")).json()["is_active"] is True
+
+    async def test_a_taken_address_is_a_409_even_with_mail(self, start_service: StartService) -> None:
+        service = await start_service(auth_auto_activate=True, mail=True)
+        await sign_up(service)
+
+        response = await post_sign_up(service)
+
+        assert response.status_code == 409
+        assert response.json()["code"] == "USER_EMAIL_TAKEN"
+
+    async def test_it_ends_the_sign_ups_that_waited(self, start_service: StartService) -> None:
+        waiting = await sign_up(await start_service())
+        service = await start_service(auth_auto_activate=True)
+
+        await sign_up(service)
+
+        response = await activate(service, token_of(waiting["activation_url"]))
+        assert response.json()["code"] == "INVALID_TOKEN"
+
+    async def test_of_twenty_at_once_one_owns_the_address(self, start_service: StartService) -> None:
+        service = await start_service(auth_auto_activate=True)
+
+        responses = await asyncio.gather(*(post_sign_up(service) for _ in range(20)))
+
+        assert sorted(response.status_code for response in responses) == [201] + [409] * 19
+
+
+class TestFullQueue:
+    async def test_the_refusal_is_a_503_with_retry_after_and_costs_no_hash(self, start_service: StartService) -> None:
+        service = await start_service()
+        gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        pool = count_hashes(service)
+        holding = await hold(pool, gate, jobs=2 + 64)
+
+        response = await post_sign_up(service)
+
+        assert response.status_code == 503
+        assert response.json()["code"] == "SERVICE_UNAVAILABLE"
+        assert int(response.headers["Retry-After"]) > 0
+        gate.set_result(None)
+        await asyncio.gather(*holding)
+
+    async def test_sign_ups_leave_half_of_the_queue_to_others(self, service: Service) -> None:
+        gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        pool = count_hashes(service)
+        holding = await hold(pool, gate, jobs=2 + 63)
+
+        signing_up = asyncio.create_task(post_sign_up(service))
+        while pool.waiting < 64:
+            await asyncio.sleep(0)
+        refused = await post_sign_up(service, "bob@example.com")
+        verifying = asyncio.create_task(pool.run(lambda: "log-in", queue_share=1.0, caller_is_gone=nobody_is_gone))
+        gate.set_result(None)
+
+        assert refused.status_code == 503
+        assert (await signing_up).status_code == 201
+        assert await verifying == "log-in"
+        await asyncio.gather(*holding)
+
+
+async def nobody_is_gone() -> bool:
+    return False
+
+
+async def hold(pool: CountingPool, gate: Awaitable[None], *, jobs: int) -> list[asyncio.Task[None]]:
+    """Fill the pool with jobs that wait for the gate."""
+
+    async def wait_at_gate() -> bool:
+        await asyncio.shield(gate)
+        return False
+
+    tasks = [
+        asyncio.create_task(pool.run(lambda: None, queue_share=1.0, caller_is_gone=wait_at_gate)) for _ in range(jobs)
+    ]
+    while pool.waiting < jobs - 2:
+        await asyncio.sleep(0)
+    return tasks

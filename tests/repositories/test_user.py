@@ -1,0 +1,126 @@
+import pytest
+from sqlalchemy.exc import IntegrityError, MultipleResultsFound
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from src.core.exceptions import UserEmailTakenError, UserNotFoundError
+from src.db.models import UserModel
+from src.db.repositories import UserRepository
+
+
+def make_user(email: str = "ana@example.com", **values: object) -> UserModel:
+    return UserModel(**({"email": email, "name": "Ana", "hashed_password": "<bcrypt-hash>"} | values))
+
+
+class TestUserRepository:
+    async def test_get_by_email_raises_when_missing(self, session: AsyncSession) -> None:
+        users = UserRepository(session)
+
+        with pytest.raises(UserNotFoundError):
+            await users.get({"email": "ghost@example.com"})
+
+    async def test_add_and_get(self, session: AsyncSession) -> None:
+        users = UserRepository(session)
+
+        user = await users.add(make_user())
+
+        assert (await users.get_by_id(user.id)).email == "ana@example.com"
+
+    async def test_get_by_id_raises_when_missing(self, session: AsyncSession) -> None:
+        user = make_user()
+        users = UserRepository(session)
+        await users.add(user)
+        await users.delete(user)
+
+        with pytest.raises(UserNotFoundError):
+            await users.get_by_id(user.id)
+
+    @pytest.mark.parametrize("column", ["email", "hashed_password"])
+    async def test_a_required_column_left_out_is_an_integrity_error(self, session: AsyncSession, column: str) -> None:
+        values = {"email": "ana@example.com", "hashed_password": "<bcrypt-hash>"}
+        del values[column]
+        session.add(UserModel(**values))
+
+        with pytest.raises(IntegrityError):
+            await session.flush()
+
+    async def test_adding_without_a_required_column_is_no_domain_error(self, session: AsyncSession) -> None:
+        with pytest.raises(IntegrityError):
+            await UserRepository(session).add(make_user(hashed_password=None))
+
+    async def test_a_user_built_directly_is_active_and_activated(self, session: AsyncSession) -> None:
+        user = await UserRepository(session).add(make_user())
+
+        assert user.is_active
+        assert not user.is_admin
+        assert user.activated_at is not None
+        assert user.last_login_at is None
+
+    async def test_the_same_address_cannot_be_owned_twice(self, session: AsyncSession) -> None:
+        users = UserRepository(session)
+        await users.add(make_user())
+
+        with pytest.raises(UserEmailTakenError):
+            await users.add(make_user("ANA@example.com"))
+
+    async def test_an_address_may_be_pending_many_times(self, session: AsyncSession) -> None:
+        users = UserRepository(session)
+        await users.add(make_user())
+
+        for _ in range(2):
+            await users.add(make_user(activated_at=None, is_active=False))
+
+        assert await users.count({"email": "ana@example.com"}) == 3
+        with pytest.raises(MultipleResultsFound):
+            await users.get({"email": "ana@example.com"})
+
+    async def test_none_as_activated_at_is_stored_as_null(self, session: AsyncSession) -> None:
+        users = UserRepository(session)
+
+        await users.add(make_user(activated_at=None))
+
+        assert await users.exists({"activated_at": None})
+
+    async def test_find_owner_answers_with_the_activated_row_alone(self, session: AsyncSession) -> None:
+        users = UserRepository(session)
+        await users.add(make_user(activated_at=None))
+        assert await users.find_owner("ana@example.com") is None
+
+        owner = await users.add(make_user())
+
+        found = await users.find_owner("Ana@EXAMPLE.com")
+        assert found is not None
+        assert found.id == owner.id
+
+    async def test_none_as_a_filter_means_is_null(self, session: AsyncSession) -> None:
+        users = UserRepository(session)
+        await users.add(make_user())
+
+        with pytest.raises(UserNotFoundError):
+            await users.get({"email": None})
+        assert await users.count({"last_login_at": None}) == 1
+
+    async def test_a_filter_on_an_unknown_column_raises(self, session: AsyncSession) -> None:
+        users = UserRepository(session)
+
+        with pytest.raises(ValueError, match="UserModel has no column e_mail"):
+            await users.get({"e_mail": "ana@example.com"})
+
+    async def test_list_pages_by_id_in_order_of_age(self, session: AsyncSession) -> None:
+        users = UserRepository(session)
+        added = [await users.add(make_user(f"u{number}@example.com")) for number in range(3)]
+
+        first = await users.list(limit=2)
+        rest = await users.list(limit=2, after=first[-1].id)
+
+        assert [user.id for user in (*first, *rest)] == [user.id for user in added]
+
+    async def test_times_come_back_aware(self, session: AsyncSession) -> None:
+        users = UserRepository(session)
+        user = await users.add(make_user())
+        await session.commit()
+        session.expunge_all()
+
+        loaded = await users.get_by_id(user.id)
+
+        assert loaded.created_at == user.created_at
+        assert loaded.created_at.tzinfo is not None
