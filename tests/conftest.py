@@ -95,6 +95,11 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def migrated_sqlite_copy(migrated_sqlite: Path, tmp_path: Path) -> str:
+    return f"sqlite:///{shutil.copy(migrated_sqlite, tmp_path / 'test.db')}"
+
+
 @pytest_asyncio.fixture(params=DATABASES)
 async def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[str, None]:
     """The URL of a database without any table."""
@@ -108,11 +113,10 @@ async def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGene
 
 
 @pytest_asyncio.fixture(params=DATABASES)
-async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[str, None]:
+async def database_url(request: pytest.FixtureRequest) -> AsyncGenerator[str, None]:
     """The URL of a database whose tables were made by the migrations, and are empty."""
     if request.param == "sqlite":
-        path = shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "test.db")
-        yield f"sqlite:///{path}"
+        yield request.getfixturevalue("migrated_sqlite_copy")
         return
     url: str = request.getfixturevalue("migrated_postgresql")
     yield url

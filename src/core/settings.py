@@ -11,14 +11,15 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 DAY = 24 * 60 * 60
 
 
-def usable_cores() -> int:
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """How many processors this process may use: its CPU affinity, and the quota of its container (cgroup v2, v1)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _container_quota()
+    quota = container_quota(cgroup)
     return cores if quota is None else max(1, min(cores, int(quota)))
 
 
-def _container_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+def container_quota(root: Path) -> float | None:
+    """In processors; `None` where there is no limit."""
     try:
         if (root / "cpu.max").exists():
             quota, period = (root / "cpu.max").read_text().split()
@@ -29,10 +30,9 @@ def _container_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
         return None
 
 
-def _hash_threads() -> int:
-    """Usable cores ÷ worker processes. `WEB_CONCURRENCY` is how uvicorn is told its workers by the environment."""
-    workers = os.environ.get("WEB_CONCURRENCY", "")
-    return max(1, usable_cores() // (int(workers) if workers.isdigit() and int(workers) else 1))
+def default_hash_threads(cores: int, workers: str) -> int:
+    """Cores ÷ worker processes. `workers` is the text of WEB_CONCURRENCY, from which uvicorn takes their number."""
+    return max(1, cores // max(1, int(workers) if workers.isdigit() else 1))
 
 
 def _public_url(url: str) -> str:
@@ -79,7 +79,9 @@ class Settings(BaseSettings):
 
     auth_password_min_length: int = Field(default=12, ge=8, le=128)
     auth_bcrypt_rounds: int = Field(default=12, ge=4, le=20)
-    auth_hash_threads: int = Field(default_factory=_hash_threads, gt=0)
+    auth_hash_threads: int = Field(
+        default_factory=lambda: default_hash_threads(usable_cores(), os.environ.get("WEB_CONCURRENCY", "")), gt=0
+    )
     auth_hash_queue_size: int = Field(default=128, gt=1)
 
     @property

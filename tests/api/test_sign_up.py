@@ -358,6 +358,32 @@ class TestFullQueue:
         assert await verifying == "log-in"
         await asyncio.gather(*holding)
 
+    async def test_a_sign_up_whose_client_has_gone_is_dropped(
+        self, service: Service, database: AsyncDatabaseManager
+    ) -> None:
+        gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        pool = count_hashes(service)
+        holding = await hold(pool, gate, jobs=2)
+        body = json.dumps({"email": "ana@example.com", "password": PASSWORD}).encode()
+        events = iter([{"type": "http.request", "body": body}, {"type": "http.disconnect"}])
+
+        async def receive() -> dict[str, Any]:
+            return next(events)
+
+        async def send(_message: object) -> None: ...
+
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/auth/signup", "query_string": b"", "headers": headers}
+        request = asyncio.ensure_future(service.app(scope, receive, send))  # type: ignore[arg-type]  # plain dicts
+        while pool.waiting < 1:
+            await asyncio.sleep(0)
+
+        gate.set_result(None)
+        await asyncio.gather(request, *holding)
+
+        async with database.session() as session:
+            assert await UserRepository(session).count() == 0
+
 
 async def nobody_is_gone() -> bool:
     return False

@@ -1,0 +1,84 @@
+"""OpenAPI is exact: it documents what the routes answer, and they answer nothing else."""
+
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from src.api.app import create_app
+from src.api.app import db as production_db
+from src.db import AsyncDatabaseManager
+from tests.conftest import Service, make_settings
+
+METHODS = ("get", "post", "put", "patch", "delete")
+
+
+@pytest.fixture
+def operations(service: Service) -> dict[str, dict[str, Any]]:
+    paths = service.app.openapi()["paths"]
+    return {f"{method} {path}": item[method] for path, item in paths.items() for method in METHODS if method in item}
+
+
+def test_every_operation_has_a_tag_a_summary_and_a_description(operations: dict[str, dict[str, Any]]) -> None:
+    for name, operation in operations.items():
+        assert operation.keys() >= {"tags", "summary", "description"}, name
+
+
+def test_every_body_has_an_example(service: Service, operations: dict[str, dict[str, Any]]) -> None:
+    schemas = service.app.openapi()["components"]["schemas"]
+
+    for name, operation in operations.items():
+        if "requestBody" not in operation:
+            continue
+        reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        for field, schema in schemas[reference.rpartition("/")[2]]["properties"].items():
+            assert "examples" in schema or "examples" in schema["anyOf"][0], f"{name}: {field}"
+
+
+def test_every_error_is_documented_as_the_envelope_with_an_example(operations: dict[str, dict[str, Any]]) -> None:
+    for name, operation in operations.items():
+        errors = {status: answer for status, answer in operation["responses"].items() if status >= "400"}
+        assert errors.keys() >= {"500", "503"}, name
+        for status, answer in errors.items():
+            content = answer["content"]["application/json"]
+            assert content["schema"] == {"$ref": "#/components/schemas/Problem"}, f"{name} {status}"
+            for code, example in content["examples"].items():
+                assert example["value"].keys() == {"detail", "code", "details"}
+                assert example["value"]["code"] == code
+
+
+def test_pages_are_not_part_of_the_api(operations: dict[str, dict[str, Any]]) -> None:
+    assert set(operations) == {
+        "post /auth/signup",
+        "post /auth/activate",
+        "post /auth/activation/resend",
+        "get /api/users/{user_id}",
+        "get /health/live",
+        "get /health/ready",
+    }
+
+
+async def test_the_documentation_is_served(service: Service) -> None:
+    response = await service.client.get("/docs")
+
+    assert response.status_code == 200
+    assert "swagger" in response.text
+
+
+def test_whatever_is_sent_the_answer_is_a_documented_one(migrated_sqlite_copy: str) -> None:
+    app = create_app(make_settings())
+    database = AsyncDatabaseManager(migrated_sqlite_copy)
+    app.dependency_overrides[production_db.session_dependency] = database.session_dependency
+    contract = schemathesis.openapi.from_asgi("/openapi.json", app)
+
+    for operation in contract.get_all_operations():
+
+        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(case=operation.ok().as_strategy())
+        def send(case: schemathesis.Case) -> None:
+            # A schema cannot say which passwords are common or which tokens exist.
+            case.call_and_validate(excluded_checks=[positive_data_acceptance])
+
+        send()

@@ -1,0 +1,177 @@
+import asyncio
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, StatementError
+
+from src.db import AsyncDatabaseManager
+from src.db.database import begin_writing, create_engine, normalize_url
+from src.db.models import TokenPurpose, UserModel, UserTokenModel
+from src.db.repositories import UserRepository
+
+
+class TestUrls:
+    @pytest.mark.parametrize(
+        ("given", "used"),
+        [
+            ("sqlite:///users.db", "sqlite+aiosqlite:///users.db"),
+            ("sqlite+aiosqlite:///users.db", "sqlite+aiosqlite:///users.db"),
+            ("postgres://u:p@h/d", "postgresql+asyncpg://u:p@h/d"),
+            ("postgresql://u:p%40%25@h:5433/d", "postgresql+asyncpg://u:p%40%25@h:5433/d"),
+            ("postgresql://u@/d?host=/run/postgresql", "postgresql+asyncpg://u@/d?host=%2Frun%2Fpostgresql"),
+            ("postgresql://h/d?sslmode=verify-full", "postgresql+asyncpg://h/d?ssl=verify-full"),
+        ],
+    )
+    def test_the_async_driver_is_filled_in(self, given: str, used: str) -> None:
+        assert normalize_url(given).render_as_string(hide_password=False) == used
+
+
+class TestManager:
+    async def test_it_connects_on_first_use_and_again_after_a_disconnect(self, database: AsyncDatabaseManager) -> None:
+        for _ in range(2):
+            async with database.session() as session:
+                assert await session.scalar(text("SELECT 1")) == 1
+            await database.disconnect()
+
+    async def test_leaving_a_session_without_a_commit_discards(self, database: AsyncDatabaseManager) -> None:
+        async with database.session() as session:
+            await UserRepository(session).add(UserModel(email="ana@example.com", hashed_password="-"))
+
+        async with database.session() as session:
+            assert await UserRepository(session).count() == 0
+
+    async def test_health_check_tells_whether_the_database_answers(self, database: AsyncDatabaseManager) -> None:
+        assert await database.health_check()
+        assert not await AsyncDatabaseManager("postgresql://nobody@127.0.0.1:1/nothing").health_check()
+
+    async def test_connect_raises_what_callers_can_tell_apart(self) -> None:
+        with pytest.raises(OperationalError):
+            await AsyncDatabaseManager("postgresql://nobody@127.0.0.1:1/nothing").connect()
+
+    async def test_its_own_tables_can_be_made_and_dropped(self, empty_url: str) -> None:
+        database = AsyncDatabaseManager(empty_url)
+        await database.create_tables()
+        async with database.session() as session:
+            assert await UserRepository(session).count() == 0
+
+        await database.drop_tables()
+
+        async with database.session() as session:
+            with pytest.raises(DBAPIError):
+                await UserRepository(session).count()
+        await database.disconnect()
+
+    async def test_an_error_does_not_show_parameters(self, database: AsyncDatabaseManager) -> None:
+        async with database.session() as session:
+            with pytest.raises(DBAPIError) as raised:
+                await session.execute(text("SELECT * FROM nowhere WHERE a = :a"), {"a": "canary"})
+
+        assert "canary" not in str(raised.value)
+
+
+class TestSQLite:
+    async def test_its_folder_is_made(self, tmp_path: Path) -> None:
+        database = AsyncDatabaseManager(f"sqlite:///{tmp_path}/a/b/users.db")
+
+        await database.connect()
+
+        assert (tmp_path / "a/b/users.db").exists()
+        await database.disconnect()
+
+    @pytest.mark.parametrize(
+        ("pragma", "value"), [("journal_mode", "wal"), ("foreign_keys", 1), ("busy_timeout", 15_000)]
+    )
+    async def test_a_file_is_opened_as_a_server_would(self, tmp_path: Path, pragma: str, value: object) -> None:
+        engine = create_engine(f"sqlite:///{tmp_path}/users.db")
+
+        async with engine.connect() as connection:
+            assert (await connection.exec_driver_sql(f"PRAGMA {pragma}")).scalar_one() == value
+        await engine.dispose()
+
+    async def test_a_writer_waits_for_another(self, tmp_path: Path) -> None:
+        database = AsyncDatabaseManager(f"sqlite:///{tmp_path}/users.db")
+        await database.create_tables()
+
+        async def add(number: int) -> None:
+            async with database.session() as session:
+                await begin_writing(session)
+                users = UserRepository(session)
+                count = await users.count()
+                await users.add(UserModel(email=f"u{number}-{count}@example.com", hashed_password="-"))
+                await session.commit()
+
+        await asyncio.gather(*(add(number) for number in range(30)))
+
+        async with database.session() as session:
+            assert {user.email.partition("-")[2] for user in await UserRepository(session).list()} == {
+                f"{count}@example.com" for count in range(30)
+            }
+        await database.disconnect()
+
+    async def test_in_memory_sessions_share_a_transaction_that_is_open(self) -> None:
+        database = AsyncDatabaseManager("sqlite+aiosqlite:///:memory:")
+        await database.create_tables()
+
+        async with database.session() as one, database.session() as other:
+            await UserRepository(one).add(UserModel(email="ana@example.com", hashed_password="-"))
+            await begin_writing(other)
+            assert await UserRepository(other).count() == 1
+        await database.disconnect()
+
+
+async def test_deleting_a_user_deletes_their_tokens(database: AsyncDatabaseManager) -> None:
+    async with database.session() as session:
+        users = UserRepository(session)
+        user = await users.add(UserModel(email="ana@example.com", hashed_password="-"))
+        expires_at = datetime.now(UTC)
+        session.add(
+            UserTokenModel(user_id=user.id, purpose=TokenPurpose.ACTIVATION, token_hash="-", expires_at=expires_at)
+        )
+        await session.flush()
+
+        await users.delete(user)
+
+        assert await session.scalar(text("SELECT count(*) FROM user_tokens")) == 0
+
+
+async def test_a_token_needs_its_user(database: AsyncDatabaseManager) -> None:
+    async with database.session() as session:
+        session.add(UserTokenModel(user_id=uuid4(), purpose="-", token_hash="-", expires_at=datetime.now(UTC)))
+        with pytest.raises(IntegrityError):
+            await session.flush()
+
+
+class TestTimes:
+    async def test_any_zone_comes_back_as_the_same_moment_in_utc(self, database: AsyncDatabaseManager) -> None:
+        moment = datetime(2026, 3, 1, 12, 30, 15, 123456, tzinfo=timezone(timedelta(hours=-3)))
+        async with database.session() as session:
+            user = await UserRepository(session).add(
+                UserModel(email="ana@example.com", hashed_password="-", last_login_at=moment)
+            )
+            await session.commit()
+
+        async with database.session() as session:
+            loaded = (await UserRepository(session).get_by_id(user.id)).last_login_at
+
+        assert loaded == moment
+        assert loaded is not None
+        assert loaded.utcoffset() == timedelta(0)
+
+    async def test_a_naive_time_is_refused(self, database: AsyncDatabaseManager) -> None:
+        naive = datetime(2026, 3, 1)  # noqa: DTZ001 - what is refused
+        async with database.session() as session:
+            session.add(UserModel(email="ana@example.com", hashed_password="-", last_login_at=naive))
+            with pytest.raises(StatementError, match="must be aware"):
+                await session.flush()
+
+
+async def test_ids_sort_by_age(database: AsyncDatabaseManager) -> None:
+    async with database.session() as session:
+        users = UserRepository(session)
+        ids = [(await users.add(UserModel(email=f"u{n}@example.com", hashed_password="-"))).id for n in range(5)]
+
+    assert ids == sorted(ids)
+    assert {id_.version for id_ in ids} == {7}

@@ -1,0 +1,142 @@
+import asyncio
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import Connection, inspect, text
+
+from src.db import AsyncDatabaseManager, BaseModel
+from src.db.migrations import head, is_current, migrate, migrating_connection
+from src.db.models import TokenPurpose
+from src.db.repositories import UserRepository, UserTokenRepository
+from tests.repositories.test_user import make_user
+
+ROOT = Path(__file__).parents[2]
+
+
+def alembic(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+async def tables(url: str) -> set[str]:
+    database = AsyncDatabaseManager(url)
+    async with database.engine.connect() as connection:
+        names = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+    await database.disconnect()
+    return set(names)
+
+
+async def test_models_and_migrations_agree(database: AsyncDatabaseManager) -> None:
+    def differences(connection: Connection) -> object:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        return compare_metadata(context, BaseModel.metadata)
+
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_alembic_goes_up_and_down_from_the_command_line(empty_url: str) -> None:
+    alembic(empty_url, "upgrade", "head")
+    assert await tables(empty_url) == {"alembic_version", "users", "user_tokens"}
+
+    alembic(empty_url, "downgrade", "base")
+    assert await tables(empty_url) == {"alembic_version"}
+
+
+async def test_alembic_prints_the_sql_for_people_who_apply_it_by_hand(empty_url: str) -> None:
+    assert "CREATE TABLE users" in alembic(empty_url, "upgrade", "head", "--sql").stdout
+
+
+@pytest.mark.parametrize("name", ["alembic", "alembic.config", "alembic.op"])
+def test_the_folder_of_migrations_does_not_shadow_the_library(name: str) -> None:
+    command = [sys.executable, "-c", f"import {name}; print({name}.__file__)"]
+
+    path = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "site-packages" in path
+
+
+async def test_migrating_twice_changes_nothing(empty_url: str) -> None:
+    database = AsyncDatabaseManager(empty_url)
+    async with database.session() as session:
+        assert not await is_current(session)
+
+    for _ in range(2):
+        await migrate(database)
+
+        async with database.session() as session:
+            assert await is_current(session)
+    await database.disconnect()
+
+
+async def test_processes_that_migrate_together_take_turns(empty_url: str) -> None:
+    databases = [AsyncDatabaseManager(empty_url) for _ in range(5)]
+
+    await asyncio.gather(*(migrate(database) for database in databases))
+
+    async with databases[0].session() as session:
+        assert await session.scalar(text("SELECT version_num FROM alembic_version")) == head()
+    await asyncio.gather(*(database.disconnect() for database in databases))
+
+
+async def fail_halfway(database: AsyncDatabaseManager) -> None:
+    async with migrating_connection(database) as connection:
+        await connection.execute(text("CREATE TABLE half (id INTEGER)"))
+        raise RuntimeError("halfway")
+
+
+async def test_a_migration_that_fails_leaves_nothing_behind(empty_url: str) -> None:
+    database = AsyncDatabaseManager(empty_url)
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        await fail_halfway(database)
+
+    assert await tables(empty_url) == set()
+    await database.disconnect()
+
+
+def rebuild_users(connection: Connection) -> None:
+    with Operations(MigrationContext.configure(connection)).batch_alter_table("users", recreate="always"):
+        pass
+
+
+async def test_rebuilding_a_table_in_sqlite_keeps_what_refers_to_it(migrated_sqlite: Path, tmp_path: Path) -> None:
+    database = AsyncDatabaseManager(f"sqlite:///{shutil.copy(migrated_sqlite, tmp_path)}")
+    async with database.session() as session:
+        user = await UserRepository(session).add(make_user())
+        await UserTokenRepository(session).issue(user.id, TokenPurpose.ACTIVATION, timedelta(days=1))
+        await session.commit()
+
+    async with migrating_connection(database) as connection:
+        await connection.run_sync(rebuild_users)
+
+    async with database.session() as session:
+        assert await UserTokenRepository(session).count() == 1
+        assert await session.scalar(text("PRAGMA foreign_keys")) == 1
+    await database.disconnect()
+
+
+async def test_migrating_does_not_silence_the_services_loggers(empty_url: str) -> None:
+    database = AsyncDatabaseManager(empty_url)
+    logger = logging.getLogger("src.api.app")
+
+    await migrate(database)
+
+    assert not logger.disabled
+    assert logger.isEnabledFor(logging.WARNING)
+    await database.disconnect()
