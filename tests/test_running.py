@@ -1,0 +1,138 @@
+"""The service as people run it: real processes, real sockets."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.steps import PASSWORD, token_of
+
+ROOT = Path(__file__).parents[1]
+
+
+class Running:
+    """A service that has been started: where it answers, and what it has logged."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process = process
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = log
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def wait_until_ready(self, seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/health/ready").is_success:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.05)
+        raise AssertionError(f"not ready:\n{self.log}")
+
+
+@contextmanager
+def run_service(tmp_path: Path, *arguments: str, **environment: str) -> Iterator[Running]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    log = tmp_path / "service.log"
+    command = [sys.executable, "-m", "uvicorn", "src.api.app:app", "--port", str(port), *arguments]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield Running(process, port, log)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_it_starts_on_nothing_and_stops_when_told(tmp_path: Path) -> None:
+    with run_service(tmp_path, DATABASE_URL=f"sqlite:///{tmp_path}/new/users.db") as service:
+        service.wait_until_ready()
+        service.process.send_signal(signal.SIGTERM)
+        service.process.wait(5)
+
+        assert "Nothing carries mail" in service.log
+        assert "Application shutdown complete" in service.log
+        assert "Traceback" not in service.log
+
+
+def test_two_workers_start_together_on_an_empty_database(empty_url: str, tmp_path: Path) -> None:
+    environment = {"DATABASE_URL": empty_url, "DATABASE_AUTO_MIGRATE": "true"}
+    with run_service(tmp_path, "--workers", "2", **environment) as service:
+        service.wait_until_ready()
+        while service.log.count("Application startup complete") < 2:
+            assert "Traceback" not in service.log
+            time.sleep(0.05)
+
+        assert service.log.count("Running upgrade") == 1
+
+
+async def test_fifty_clicks_on_one_link_reach_two_workers(database_url: str, tmp_path: Path) -> None:
+    with run_service(tmp_path, "--workers", "2", DATABASE_URL=database_url) as service:
+        service.wait_until_ready()
+        async with httpx.AsyncClient(base_url=service.url) as client:
+            body = {"email": "ana@example.com", "password": PASSWORD}
+            token = token_of((await client.post("/auth/signup", json=body)).json()["activation_url"])
+
+            responses = await asyncio.gather(*(client.post("/auth/activate", json={"token": token}) for _ in range(50)))
+
+    outcomes = Counter((response.status_code, response.json().get("code")) for response in responses)
+    assert outcomes == {(200, None): 1, (400, "INVALID_TOKEN"): 49}
+
+
+@pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
+def test_a_database_that_is_behind_stops_the_start_with_one_clear_sentence(empty_url: str, tmp_path: Path) -> None:
+    with run_service(tmp_path, DATABASE_URL=empty_url) as service:
+        assert service.process.wait(20) != 0
+
+        assert "run `make migrate` (python -m alembic upgrade head)" in service.log
+        assert "Traceback" not in service.log
+
+
+def test_production_without_mail_stops_the_start_with_one_clear_sentence(tmp_path: Path) -> None:
+    with run_service(tmp_path, APP_ENV="production") as service:
+        assert service.process.wait(20) != 0
+
+        assert "Nothing carries mail, so links would be handed to whoever asks" in service.log
+        assert "Traceback" not in service.log
+
+
+def test_a_setting_that_does_not_work_stops_the_start_with_a_line_that_names_it(tmp_path: Path) -> None:
+    with run_service(tmp_path, AUTH_PASSWORD_MIN_LENGTH="two") as service:
+        assert service.process.wait(20) != 0
+
+        assert "  AUTH_PASSWORD_MIN_LENGTH: " in service.log
+        assert "Traceback" not in service.log
+
+
+def test_the_log_holds_no_password_token_link_or_hash(database_url: str, tmp_path: Path) -> None:
+    with run_service(tmp_path, "--log-level", "debug", DATABASE_URL=database_url) as service:
+        service.wait_until_ready()
+        with httpx.Client(base_url=service.url) as client:
+            body = {"email": "ana@example.com", "password": "canary-of-a-password"}
+            link = client.post("/auth/signup", json=body).json()["activation_url"]
+            token = token_of(link)
+            client.post(f"/auth/signup?token={token}", json=body | {"name": "\x00"})
+            for method in ("GET", "HEAD", "DELETE"):
+                client.request(method, f"/activate?token={token}")
+            client.post("/activate", data={"token": token})
+            client.post("/auth/activate", json={"token": token})
+
+        assert '"GET /activate HTTP/1.1" 200' in service.log
+        for secret in ("canary-of-a-password", token, "token=", "bcrypt"):
+            assert secret not in service.log
