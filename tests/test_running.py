@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -100,7 +101,38 @@ def test_a_database_that_is_behind_stops_the_start_with_one_clear_sentence(empty
     with run_service(tmp_path, DATABASE_URL=empty_url) as service:
         assert service.process.wait(20) != 0
 
-        assert "run `make migrate` (python -m alembic upgrade head)" in service.log
+        assert "run `python -m alembic upgrade head` (`make migrate`)" in service.log
+        assert "Traceback" not in service.log
+
+
+@pytest.mark.parametrize("url", ["sqlite:////proc/users.db", "postgresql://nobody@127.0.0.1:1/nothing"])
+def test_a_database_that_cannot_be_opened_stops_the_start_with_one_clear_sentence(url: str, tmp_path: Path) -> None:
+    with run_service(tmp_path, DATABASE_URL=url) as service:
+        assert service.process.wait(20) != 0
+
+        assert "The database cannot be opened" in service.log
+        assert "Check DATABASE_URL" in service.log
+        assert "Traceback" not in service.log
+
+
+def test_a_request_that_is_cut_off_by_the_stop_gets_the_envelope(tmp_path: Path) -> None:
+    with run_service(
+        tmp_path,
+        "--timeout-graceful-shutdown",
+        "1",
+        DATABASE_URL=f"sqlite:///{tmp_path}/users.db",
+        AUTH_BCRYPT_ROUNDS="16",
+    ) as service:
+        service.wait_until_ready()
+        with ThreadPoolExecutor() as threads:
+            body = {"email": "ana@example.com", "password": PASSWORD}
+            sign_up = threads.submit(httpx.post, f"{service.url}/auth/signup", json=body, timeout=30)
+            time.sleep(0.5)
+            service.process.send_signal(signal.SIGTERM)
+
+        assert sign_up.result().status_code == 503
+        assert sign_up.result().json()["code"] == "SERVICE_UNAVAILABLE"
+        service.process.wait(30)
         assert "Traceback" not in service.log
 
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
+from sqlalchemy.exc import OperationalError
 
 from src.api import errors, pages
 from src.api.dependencies import db, get_email_utils
@@ -85,15 +86,22 @@ def _look_at_mail(settings: Settings, *, is_wired: bool) -> None:
 
 
 async def _prepare_database(settings: Settings) -> None:
-    if db.is_sqlite or settings.database_auto_migrate:
-        await migrate(db)
-        return
-    async with db.session() as session:
-        if not await is_current(session):
-            raise StartupRefused(
-                "The database's tables are not those that this version needs: run `make migrate` "
-                "(python -m alembic upgrade head), or set DATABASE_AUTO_MIGRATE=true."
-            )
+    try:
+        if db.is_sqlite or settings.database_auto_migrate:
+            await migrate(db)
+            return
+        async with db.session() as session:
+            if await is_current(session):
+                return
+    except OperationalError as error:
+        raise StartupRefused(
+            f"The database cannot be opened ({error.orig}). Check DATABASE_URL; the file and folder of an SQLite "
+            "database must be writable for the user that the service runs as."
+        ) from None
+    raise StartupRefused(
+        "The database's tables are not those that this version needs: run `python -m alembic upgrade head` "
+        "(`make migrate`), or set DATABASE_AUTO_MIGRATE=true."
+    )
 
 
 app = create_app()

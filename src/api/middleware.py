@@ -1,5 +1,6 @@
 """What every request passes through, as plain ASGI: `BaseHTTPMiddleware` would cost most of the throughput."""
 
+import asyncio
 import logging
 import re
 import traceback
@@ -10,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.api.errors import describe, envelope
-from src.core.exceptions import AppException
+from src.core.exceptions import AppException, ServiceUnavailableException
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,10 @@ class RequestMiddleware:
 
         try:
             await self._app(scope, receive, send_with_headers)
+        except asyncio.CancelledError:
+            # The server stops and waits no longer. Raising on would end in its own plain 500, under a traceback.
+            if not has_started:
+                await envelope(ServiceUnavailableException())(scope, receive, send_with_headers)
         except Exception as error:  # noqa: BLE001 - the last resort, which must miss nothing
             log.error("Request %s failed\n%s", request_id, format_error(error))  # noqa: TRY400 - not the exception's text
             if not has_started:

@@ -30,5 +30,5 @@ async def ready(session: SessionDep) -> Health:
     except TimeoutError:
         raise ServiceUnavailableException("The database does not answer. Try again shortly.") from None
     if not is_ready:
-        raise ServiceUnavailableException("The database is not migrated: run `make migrate`.")
+        raise ServiceUnavailableException("The database is not migrated: run `python -m alembic upgrade head`.")
     return Health(status="ok")
