@@ -1,11 +1,21 @@
 """Steps that many tests take before the one that they are about."""
 
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from httpx import Response
+from sqlalchemy import update
 
+from src.core.passwords import HashPool
+from src.db import AsyncDatabaseManager
+from src.db.base import utc_now
+from src.db.models import UserTokenModel
 from tests.conftest import Service
+
+Result = TypeVar("Result")
 
 PASSWORD = "strong-pass-12-chars"
 
@@ -36,3 +46,43 @@ async def create_account(service: Service, email: str = "ana@example.com", **bod
 
 def token_of(url: str) -> str:
     return parse_qs(urlsplit(url).query)["token"][0]
+
+
+async def expire_links(database: AsyncDatabaseManager) -> None:
+    async with database.session() as session:
+        await session.execute(update(UserTokenModel).values(expires_at=utc_now() - timedelta(seconds=1)))
+        await session.commit()
+
+
+class CountingPool(HashPool):
+    """The real pool, which also counts."""
+
+    count = 0
+
+    async def run(self, work: Callable[[], Result], **options: Any) -> Result:
+        self.count += 1
+        return await super().run(work, **options)
+
+
+def count_hashes(service: Service) -> CountingPool:
+    pool = service.app.state.hash_pool = CountingPool(threads=2, queue_size=128)
+    return pool
+
+
+async def nobody_is_gone() -> bool:
+    return False
+
+
+async def hold(pool: CountingPool, gate: Awaitable[None], *, jobs: int) -> list[asyncio.Task[None]]:
+    """Fill the pool with jobs that wait for the gate."""
+
+    async def wait_at_gate() -> bool:
+        await asyncio.shield(gate)
+        return False
+
+    tasks = [
+        asyncio.create_task(pool.run(lambda: None, queue_share=1.0, caller_is_gone=wait_at_gate)) for _ in range(jobs)
+    ]
+    while pool.waiting < jobs - 2:
+        await asyncio.sleep(0)
+    return tasks

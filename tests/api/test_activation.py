@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -12,20 +11,14 @@ from sqlalchemy import text, update
 from src.core.passwords import verify_password
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
-from src.db.models import UserModel, UserTokenModel
+from src.db.models import UserModel
 from src.db.repositories import UserRepository
 from tests.conftest import Service
-from tests.steps import activate, create_account, post_sign_up, sign_up, token_of
+from tests.steps import activate, create_account, expire_links, post_sign_up, sign_up, token_of
 
 
 def outcomes(responses: list[Response]) -> Counter[tuple[int, str | None]]:
     return Counter((response.status_code, response.json().get("code")) for response in responses)
-
-
-async def expire_links(database: AsyncDatabaseManager) -> None:
-    async with database.session() as session:
-        await session.execute(update(UserTokenModel).values(expires_at=utc_now() - timedelta(seconds=1)))
-        await session.commit()
 
 
 async def test_the_link_activates_the_account_and_logs_nobody_in(service: Service) -> None:

@@ -1,12 +1,14 @@
 """The page behind the activation link, as a browser without JavaScript uses it."""
 
+import asyncio
 import re
 
 import pytest
 from httpx import Response
 
+from src.db import AsyncDatabaseManager
 from tests.conftest import Service
-from tests.steps import activate, create_account, sign_up, token_of
+from tests.steps import activate, count_hashes, create_account, expire_links, hold, sign_up, token_of
 
 
 async def open_link(service: Service, token: str, method: str = "GET") -> Response:
@@ -87,6 +89,12 @@ async def test_a_form_without_its_token_is_refused_on_a_page(service: Service) -
     assert "<h1>This did not work</h1>" in response.text
 
 
+async def test_an_expired_link_opens_no_form(service: Service, database: AsyncDatabaseManager, token: str) -> None:
+    await expire_links(database)
+
+    assert (await open_link(service, token)).status_code == 400
+
+
 class TestWhenSeveralSignUpsWait:
     @pytest.fixture
     async def tokens(self, service: Service) -> list[str]:
@@ -114,6 +122,23 @@ class TestWhenSeveralSignUpsWait:
 
         assert response.status_code == 200
         assert "Your account is active" in response.text
+
+    async def test_no_connection_is_held_while_the_password_is_hashed(
+        self, service: Service, tokens: list[str]
+    ) -> None:
+        gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        pool = count_hashes(service)
+        holding = await hold(pool, gate, jobs=2)
+        pressing = asyncio.create_task(press_button(service, tokens[1], password="the-owners-own-password"))
+        while pool.waiting < 1:
+            await asyncio.sleep(0)
+
+        assert "Connections in pool: 1" in service.database.engine.pool.status()
+        assert "Current Checked out connections: 0" in service.database.engine.pool.status()
+
+        gate.set_result(None)
+        assert (await pressing).status_code == 200
+        await asyncio.gather(*holding)
 
     async def test_the_json_route_takes_the_token_alone(self, service: Service, tokens: list[str]) -> None:
         assert (await activate(service, tokens[1])).status_code == 200

@@ -1,0 +1,30 @@
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from src.db.models import TokenPurpose
+from src.db.repositories import UserRepository, UserTokenRepository
+from tests.repositories.test_user import make_user
+
+DAY = timedelta(days=1)
+
+
+async def test_spending_a_token_ends_the_others_of_its_user_and_of_nobody_else(session: AsyncSession) -> None:
+    users, tokens = UserRepository(session), UserTokenRepository(session)
+    ana, bob = await users.add(make_user()), await users.add(make_user("bob@example.com"))
+    first, second = [await tokens.issue(ana.id, TokenPurpose.ACTIVATION, DAY) for _ in range(2)]
+    of_bob = await tokens.issue(bob.id, TokenPurpose.ACTIVATION, DAY)
+
+    assert await tokens.spend(first, TokenPurpose.ACTIVATION)
+
+    assert not await tokens.spend(second, TokenPurpose.ACTIVATION)
+    assert await tokens.spend(of_bob, TokenPurpose.ACTIVATION)
+
+
+async def test_an_expired_token_is_nobodys_and_cannot_be_spent(session: AsyncSession) -> None:
+    tokens = UserTokenRepository(session)
+    user = await UserRepository(session).add(make_user())
+    token = await tokens.issue(user.id, TokenPurpose.ACTIVATION, -DAY)
+
+    assert await tokens.find_user(token, TokenPurpose.ACTIVATION) is None
+    assert not await tokens.spend(token, TokenPurpose.ACTIVATION)
