@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
@@ -12,10 +13,12 @@ from src.api import errors, pages
 from src.api.dependencies import db, get_email_utils
 from src.api.errors import document
 from src.api.middleware import BodyLimitMiddleware, DropQuery, ReadableStartup, RequestMiddleware, StartupRefused
-from src.api.routers import auth, health, users
+from src.api.routers import accounts, credentials, health, sessions, users, well_known
 from src.core.exceptions import AppException, ServiceUnavailableException
+from src.core.keys import KeyRing
 from src.core.passwords import HashPool
 from src.core.settings import Settings, get_settings
+from src.core.tokens import TokenSigner
 from src.db.migrations import is_current, migrate
 
 __all__ = ["app", "create_app", "db"]
@@ -31,7 +34,10 @@ Every error, of every kind, is `{detail, code, details}`: `detail` is for people
 """
 TAGS = [
     {"name": "Accounts", "description": "Sign up and prove the address."},
-    {"name": "Users", "description": "What others may know of a user."},
+    {"name": "Sessions", "description": "Log in, stay logged in, log out."},
+    {"name": "My account", "description": "Change, recover, leave."},
+    {"name": "Users", "description": "What is known of users, and to whom."},
+    {"name": "Discovery", "description": "What other services need to verify access tokens by themselves."},
     {"name": "Health", "description": "For orchestrators and load balancers."},
 ]
 
@@ -49,11 +55,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.hash_pool = HashPool(threads=settings.auth_hash_threads, queue_size=settings.auth_hash_queue_size)
+    app.state.signer = TokenSigner(
+        KeyRing(settings.jwt_keys_dir, settings.jwt_algorithm, may_generate=not settings.is_production),
+        issuer=settings.issuer,
+        audience=settings.jwt_audience,
+        access_lifetime=timedelta(seconds=settings.auth_access_ttl_seconds),
+    )
     app.add_middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(RequestMiddleware)
     app.add_middleware(ReadableStartup)
     errors.install(app)
-    for module in (auth, users, health, pages):
+    for module in (accounts, sessions, credentials, users, well_known, health, pages):
         app.include_router(module.router)
     app.add_api_route("/", _home, include_in_schema=False)
     logging.getLogger("uvicorn.access").addFilter(_drop_query)

@@ -4,14 +4,19 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import BackgroundTasks, Depends, Request
+from fastapi.security import OAuth2PasswordBearer
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from src.core.exceptions import ForbiddenException, InvalidAccessTokenError, UnauthorizedException
 from src.core.passwords import PasswordHasher
 from src.core.settings import Settings, get_settings
+from src.core.tokens import TokenSigner
 from src.db.database import AsyncDatabaseManager
+from src.db.repositories import Principal, SessionRepository
 from src.email import EmailUtils, Message
 from src.email.delivery import deliver
-from src.services import AccountService
+from src.services import AccountService, CredentialService, SessionService
+from src.services.sessions import Client
 
 db = AsyncDatabaseManager(get_settings().database_url)
 
@@ -60,9 +65,75 @@ def get_accounts(
 AccountsDep = Annotated[AccountService, Depends(get_accounts)]
 
 
-def get_client_address(request: Request) -> str | None:
+def get_signer(request: Request) -> TokenSigner:
+    signer: TokenSigner = request.app.state.signer
+    return signer
+
+
+SignerDep = Annotated[TokenSigner, Depends(get_signer)]
+
+
+def get_sessions(
+    session: SessionDep, settings: SettingsDep, passwords: PasswordHasherDep, signer: SignerDep
+) -> SessionService:
+    return SessionService(session, settings=settings, passwords=passwords, signer=signer)
+
+
+SessionsDep = Annotated[SessionService, Depends(get_sessions)]
+
+
+def get_credentials(
+    session: SessionDep, settings: SettingsDep, passwords: PasswordHasherDep, post: PostDep
+) -> CredentialService:
+    return CredentialService(session, settings=settings, passwords=passwords, post=post)
+
+
+CredentialsDep = Annotated[CredentialService, Depends(get_credentials)]
+
+
+def get_client(request: Request) -> Client:
     """Where the request comes from; behind a proxy, as uvicorn's `--forwarded-allow-ips` lets the proxy say."""
-    return request.client.host if request.client else None
+    user_agent = "".join(filter(str.isprintable, request.headers.get("user-agent", "")))
+    return Client(request.client.host if request.client else None, user_agent[:255] or None)
 
 
-ClientAddress = Annotated[str | None, Depends(get_client_address)]
+ClientDep = Annotated[Client, Depends(get_client)]
+
+_bearer = OAuth2PasswordBearer("/auth/token", auto_error=False)
+
+
+async def get_optional_user(
+    request: Request, token: Annotated[str | None, Depends(_bearer)], session: SessionDep, signer: SignerDep
+) -> Principal | None:
+    """Who is asking; nobody, without a token. One that is not good is a 401, never silently a stranger (RFC 6750)."""
+    if token is None:
+        if "authorization" in request.headers:
+            raise InvalidAccessTokenError
+        return None
+    claims = signer.read_access(token)
+    principal = await SessionRepository(session).find_principal(claims.user_id, claims.session_id)
+    await session.close()  # ends the read: on SQLite no writing transaction can follow it
+    if principal is None:
+        raise InvalidAccessTokenError
+    return principal
+
+
+OptionalUser = Annotated[Principal | None, Depends(get_optional_user)]
+
+
+def get_current_user(principal: OptionalUser) -> Principal:
+    if principal is None:
+        raise UnauthorizedException
+    return principal
+
+
+CurrentUser = Annotated[Principal, Depends(get_current_user)]
+
+
+def get_admin_user(principal: CurrentUser) -> Principal:
+    if not principal.is_admin:
+        raise ForbiddenException
+    return principal
+
+
+AdminUser = Annotated[Principal, Depends(get_admin_user)]

@@ -15,8 +15,10 @@ from src.api.pages import is_page, render_refusal
 from src.api.schemas import Problem
 from src.core.exceptions import (
     AppException,
+    InvalidAccessTokenError,
     PayloadTooLargeException,
     ServiceUnavailableException,
+    UnauthorizedException,
     UnsupportedMediaTypeException,
     ValidationException,
 )
@@ -74,6 +76,10 @@ BODY_ERRORS: tuple[type[AppException], ...] = (
     UnsupportedMediaTypeException,
     ValidationException,
 )
+
+
+# What any route that takes an access token can answer. (A missing and a bad one share the status.)
+TOKEN_ERRORS: tuple[type[AppException], ...] = (UnauthorizedException, InvalidAccessTokenError)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -2,16 +2,19 @@
 
 import unicodedata
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
 from src.core.addresses import normalize_email
 from src.core.passwords import PASSWORD_MAX_LENGTH
+from src.db.models import SessionModel
+from src.services.sessions import TokenPair
 
 EXAMPLE_ID = "01936f2e-5b1c-7d3a-9f10-2b6a1c0d4e5f"
-EXAMPLE_TOKEN = "kZ3v0c1Yw8Qm5rT7uX2bN6dF4hJ9sL0aE1gP3iR5oUc"  # noqa: S105 - shown in the documentation
+EXAMPLE_JWT = "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9.eyJzdWIiOiIuLi4ifQ.c2lnbmF0dXJl"
+EXAMPLE_TOKEN = "kZ3v0c1Yw8Qm5rT7uX2bN6dF4hJ9sL0aE1gP3iR5oUc"
 
 
 def _printable(text: str) -> str:
@@ -34,6 +37,7 @@ Name = Annotated[
 ]
 # Any text that UTF-8 can hold, spaces and control characters included: it is never shown, only hashed.
 Password = Annotated[SecretStr, Field(max_length=PASSWORD_MAX_LENGTH, examples=["correct-horse-battery"])]
+JsonWebToken = Annotated[SecretStr, Field(min_length=1, max_length=4096, examples=[EXAMPLE_JWT])]
 Token = Annotated[SecretStr, Field(min_length=1, max_length=512, examples=[EXAMPLE_TOKEN])]
 
 
@@ -78,6 +82,105 @@ class Accepted(BaseModel):
     detail: str
 
 
+class PasswordResetAccepted(Accepted):
+    reset_url: Annotated[str | None, Field(description="Null, unless links are in the answers by explicit setting.")]
+
+
+class EmailChangeAccepted(Accepted):
+    email_change_url: Annotated[
+        str | None, Field(description="Null, unless links are in the answers by explicit setting.")
+    ]
+
+
+class LogInRequest(Body):
+    email: Email
+    password: Password
+
+
+class PasswordGrant(BaseModel):
+    """The form of RFC 6749, section 4.3.2. Fields that it does not name are ignored, as section 3.2 asks."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    grant_type: Annotated[Literal["password"], Field(examples=["password"])]
+    username: Email
+    password: Password
+
+
+class RefreshRequest(Body):
+    refresh_token: JsonWebToken
+
+
+class LogOutRequest(RefreshRequest):
+    pass
+
+
+class TokenResponse(BaseModel):
+    """RFC 6749, section 5.1, and whose session it is."""
+
+    access_token: Annotated[str, Field(examples=[EXAMPLE_JWT])]
+    token_type: Annotated[Literal["bearer"], Field(examples=["bearer"])] = "bearer"
+    expires_in: Annotated[int, Field(description="Seconds.", examples=[900])]
+    refresh_token: Annotated[str, Field(examples=[EXAMPLE_JWT])]
+    refresh_expires_in: Annotated[int, Field(description="Seconds.", examples=[1_209_600])]
+    user_id: Annotated[UUID, Field(examples=[EXAMPLE_ID])]
+
+    @classmethod
+    def of(cls, pair: TokenPair) -> Self:
+        return cls(
+            access_token=pair.access_token,
+            expires_in=int(pair.expires_in.total_seconds()),
+            refresh_token=pair.refresh_token,
+            refresh_expires_in=int(pair.refresh_expires_in.total_seconds()),
+            user_id=pair.user_id,
+        )
+
+
+class SessionRecord(BaseModel):
+    id: Annotated[UUID, Field(examples=[EXAMPLE_ID])]
+    created_at: datetime
+    last_used_at: Annotated[datetime, Field(description="The log-in, or the last refresh.")]
+    expires_at: Annotated[datetime, Field(description="When it ends if it is not refreshed.")]
+    client_address: Annotated[str | None, Field(description="Where the log-in came from.", examples=["203.0.113.7"])]
+    user_agent: Annotated[str | None, Field(examples=["Mozilla/5.0"])]
+    current: Annotated[bool, Field(description="Whether it is the session of this request.")]
+
+    @classmethod
+    def of(cls, session: SessionModel, current_id: UUID) -> Self:
+        return cls(
+            id=session.id,
+            created_at=session.created_at,
+            last_used_at=session.last_used_at,
+            expires_at=min(session.idle_expires_at, session.expires_at),
+            client_address=session.client_address,
+            user_agent=session.user_agent,
+            current=session.id == current_id,
+        )
+
+
+class SessionList(BaseModel):
+    items: list[SessionRecord]
+
+
+class PasswordChangeRequest(Body):
+    current_password: Password
+    new_password: Password
+
+
+class PasswordResetRequest(Body):
+    token: Token
+    new_password: Password
+
+
+class EmailChangeRequest(Body):
+    new_email: Email
+    current_password: Password
+
+
+class DeleteAccountRequest(Body):
+    current_password: Password
+
+
 class PublicProfile(BaseModel):
     """What anyone may see of a user."""
 
@@ -87,6 +190,32 @@ class PublicProfile(BaseModel):
     name: Annotated[str | None, Field(examples=["Ana"])]
     is_active: bool
     created_at: datetime
+
+
+class UserRecord(PublicProfile):
+    """The whole record, as its owner and administrators see it. Never the hash."""
+
+    email: Annotated[str, Field(examples=["ana@example.com"])]
+    is_admin: bool
+    activated_at: Annotated[datetime | None, Field(description="When the address was confirmed.")]
+    last_login_at: datetime | None
+    updated_at: datetime
+
+
+class JsonWebKeySet(BaseModel):
+    keys: list[dict[str, str]]
+
+
+class AuthorizationServer(BaseModel):
+    """RFC 8414, section 2."""
+
+    issuer: str
+    token_endpoint: str
+    jwks_uri: str
+    service_documentation: str
+    response_types_supported: list[str]
+    grant_types_supported: list[str]
+    token_endpoint_auth_methods_supported: list[str]
 
 
 class Health(BaseModel):

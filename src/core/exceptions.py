@@ -34,10 +34,37 @@ class UnauthorizedException(AppException):
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer"}  # RFC 9110, section 11.6.1
 
 
+class InvalidCredentialsError(UnauthorizedException):
+    """Wrong, unknown, pending and disabled look the same, so that nobody learns who has an account."""
+
+    code = "INVALID_CREDENTIALS"
+    message = (
+        "E-mail address or password is wrong, or the address is not confirmed yet: look for the link in your mail."
+    )
+
+
+class InvalidAccessTokenError(UnauthorizedException):
+    code = "INVALID_ACCESS_TOKEN"
+    message = "The access token is not valid: it has expired, or its session has ended. Refresh it, or log in again."
+    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer error="invalid_token"'}  # RFC 6750, section 3
+
+
+class InvalidRefreshTokenError(UnauthorizedException):
+    code = "INVALID_REFRESH_TOKEN"
+    message = "The refresh token is not valid: it was used, or its session has ended. Log in again."
+
+
 class ForbiddenException(AppException):
     status_code = 403
     code = "FORBIDDEN"
     message = "You may not do this."
+
+
+class WrongPasswordError(ForbiddenException):
+    """Not a 401: the access token is good, and clients answer a 401 by refreshing it."""
+
+    code = "WRONG_PASSWORD"
+    message = "The current password is wrong."
 
 
 class NotFoundException(AppException):
@@ -98,6 +125,11 @@ class ServiceUnavailableException(AppException):
 class UserNotFoundError(NotFoundException):
     code = "USER_NOT_FOUND"
     message = "There is no such user."
+
+
+class SessionNotFoundError(NotFoundException):
+    code = "SESSION_NOT_FOUND"
+    message = "You have no such session."
 
 
 class UserEmailTakenError(ConflictException):

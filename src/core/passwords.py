@@ -89,18 +89,18 @@ def _decoy(rounds: int) -> PasswordHash:
     return PasswordHash(rounds, bcrypt.gensalt(rounds).decode()[-22:], checksum="", is_foreign=False)
 
 
-def check_password(password: str, *, email: str, min_length: int) -> None:
+def check_password(password: str, *, email: str, min_length: int, field: str = "password") -> None:
     """The policy: length, no common password, not the address itself (NIST SP 800-63B-4, 3.1.1.2: no composition).
 
     Raises `ValidationException` that names the reason.
     """
     folded = password.casefold()
     if len(password) < min_length:
-        raise ValidationException.for_field("password", f"must have at least {min_length} characters")
+        raise ValidationException.for_field(field, f"must have at least {min_length} characters")
     if folded in (email, email.partition("@")[0]):
-        raise ValidationException.for_field("password", "must not be the e-mail address")
+        raise ValidationException.for_field(field, "must not be the e-mail address")
     if folded in _common_passwords():
-        raise ValidationException.for_field("password", "is one of the passwords that attackers try first")
+        raise ValidationException.for_field(field, "is one of the passwords that attackers try first")
 
 
 @lru_cache

@@ -52,6 +52,9 @@ def _link_template(template: str) -> str:
     return template
 
 
+LinkTemplate = Annotated[str, AfterValidator(_link_template)]
+
+
 class Settings(BaseSettings):
     """The configuration, read once from the environment and from `.env`; names are these fields' in capitals.
 
@@ -73,9 +76,11 @@ class Settings(BaseSettings):
     auth_return_token_in_response: bool = False
     auth_auto_activate: bool = False
     auth_activation_ttl_seconds: int = Field(default=2 * DAY, gt=0)
-    auth_activation_url_template: Annotated[str, AfterValidator(_link_template)] = (
-        "{SERVER_PUBLIC_URL}/activate?token={token}"
-    )
+    auth_password_reset_ttl_seconds: int = Field(default=60 * 60, gt=0)
+    auth_email_change_ttl_seconds: int = Field(default=DAY, gt=0)
+    auth_activation_url_template: LinkTemplate = "{SERVER_PUBLIC_URL}/activate?token={token}"
+    auth_password_reset_url_template: LinkTemplate = "{SERVER_PUBLIC_URL}/password-reset?token={token}"
+    auth_email_change_url_template: LinkTemplate = "{SERVER_PUBLIC_URL}/email-change?token={token}"
 
     auth_password_min_length: int = Field(default=12, ge=8, le=128)
     auth_bcrypt_rounds: int = Field(default=12, ge=4, le=20)
@@ -84,13 +89,28 @@ class Settings(BaseSettings):
     )
     auth_hash_queue_size: int = Field(default=128, gt=1)
 
+    auth_access_ttl_seconds: int = Field(default=15 * 60, gt=0, le=DAY)
+    auth_session_idle_seconds: int = Field(default=14 * DAY, gt=0)
+    auth_session_absolute_seconds: int = Field(default=90 * DAY, gt=0)
+    auth_refresh_grace_seconds: int = Field(default=10, ge=0, le=60)
+    auth_max_sessions_per_user: int = Field(default=50, gt=0)
+
+    jwt_keys_dir: Path = Path("data/keys")
+    jwt_algorithm: Literal["ES256", "EdDSA", "RS256"] = "ES256"
+    jwt_issuer: str = ""
+    jwt_audience: str = Field(default="user-auth-service", min_length=1)
+
     @property
     def is_production(self) -> bool:
         return self.app_env == "production"
 
-    def activation_url(self, token: str) -> str:
+    @property
+    def issuer(self) -> str:
+        """`iss` of our access tokens: where the service is, unless JWT_ISSUER says otherwise."""
+        return self.jwt_issuer or self.server_public_url
+
+    def link(self, template: str, token: str) -> str:
         """The link that a person follows; built from the settings, never from a request's Host header."""
-        template = self.auth_activation_url_template
         return template.replace("{SERVER_PUBLIC_URL}", self.server_public_url).replace("{token}", token)
 
     @model_validator(mode="after")

@@ -1,7 +1,23 @@
-"""One-time tokens: what a mailed link carries. Only their hash is ever stored."""
+"""Tokens: one-time tokens of mailed links, access tokens that anyone can verify, refresh tokens that only we can read.
+
+None can be taken for another: they differ in `typ`, in keys, and in the tables behind them.
+"""
 
 import hashlib
 import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn
+from uuid import UUID, uuid4
+
+import jwt
+
+from src.core.exceptions import InvalidAccessTokenError, InvalidRefreshTokenError, UnauthorizedException
+from src.core.keys import Key, KeyRing
+
+ACCESS_TOKEN_TYPE = "at+jwt"  # RFC 9068, section 2.1
+REFRESH_TOKEN_TYPE = "rt+jwt"
 
 
 def new_token() -> str:
@@ -12,3 +28,93 @@ def new_token() -> str:
 def hash_token(token: str) -> str:
     """What is stored of a token: SHA-256 suffices, because 256 random bits cannot be guessed offline."""
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class AccessClaims:
+    user_id: UUID
+    session_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshClaims:
+    session_id: UUID
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSigner:
+    """Signs and reads the JWTs of sessions (RFC 9068, and RFC 8725 for what is refused)."""
+
+    keys: KeyRing
+    issuer: str
+    audience: str
+    access_lifetime: timedelta
+
+    def sign_access(self, user_id: UUID, session_id: UUID) -> str:
+        now = datetime.now(UTC)
+        claims = {
+            "iss": self.issuer,
+            "aud": self.audience,
+            "sub": str(user_id),
+            "sid": str(session_id),
+            "iat": now,
+            "exp": now + self.access_lifetime,
+            "jti": uuid4().hex,
+        }
+        return _sign(claims, self.keys.access_signer(), ACCESS_TOKEN_TYPE)
+
+    def read_access(self, token: str) -> AccessClaims:
+        """Raises `InvalidAccessTokenError`. Whether the session still lives is for the database to say."""
+        claims = _read(
+            token,
+            self.keys.access_keys,
+            ACCESS_TOKEN_TYPE,
+            InvalidAccessTokenError,
+            issuer=self.issuer,
+            audience=self.audience,
+            options={"require": ["iss", "aud", "sub", "sid", "iat", "exp", "jti"], "verify_iat": False},
+        )
+        try:
+            return AccessClaims(UUID(claims["sub"]), UUID(claims["sid"]))
+        except (ValueError, TypeError, AttributeError):
+            raise InvalidAccessTokenError from None
+
+    def sign_refresh(self, session_id: UUID, generation: int) -> str:
+        """The same session and generation give the same token while one secret signs. It ends when its session does."""
+        return _sign({"sid": str(session_id), "gen": generation}, self.keys.refresh_signer(), REFRESH_TOKEN_TYPE)
+
+    def read_refresh(self, token: str) -> RefreshClaims:
+        """Raises `InvalidRefreshTokenError`."""
+        claims = _read(token, self.keys.refresh_keys, REFRESH_TOKEN_TYPE, InvalidRefreshTokenError)
+        return RefreshClaims(UUID(claims["sid"]), claims["gen"])
+
+
+def _sign(claims: dict[str, Any], key: Key, token_type: str) -> str:
+    headers = {"typ": token_type, "kid": key.id}
+    return jwt.encode(claims, key.signing, algorithm=key.algorithm, headers=headers)
+
+
+def _read(
+    token: str, keys: Sequence[Key], token_type: str, refusal: type[UnauthorizedException], **checks: Any
+) -> dict[str, Any]:
+    """The claims of a token that one of these keys has signed.
+
+    The key comes from our own list and brings its algorithm; nothing in the token chooses either. A header that we
+    never write (`jku`, `x5u`, `jwk`, `crit`) is refused unread.
+    """
+
+    def refuse() -> NoReturn:
+        raise refusal from None
+
+    try:
+        header = jwt.get_unverified_header(token)
+    except (jwt.InvalidTokenError, ValueError):
+        refuse()
+    key = next((key for key in keys if key.id == header.get("kid")), None)
+    if key is None or header != {"typ": token_type, "kid": key.id, "alg": key.algorithm}:
+        refuse()
+    try:
+        return jwt.decode(token, key.verifying, algorithms=[key.algorithm], **checks)
+    except (jwt.InvalidTokenError, ValueError):
+        refuse()

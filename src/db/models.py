@@ -62,6 +62,8 @@ class TokenPurpose(StrEnum):
     """What a one-time token may be spent on; a token is good for nothing else."""
 
     ACTIVATION = "activation"
+    PASSWORD_RESET = "password_reset"
+    EMAIL_CHANGE = "email_change"
 
 
 class UserTokenModel(BaseModel):
@@ -73,3 +75,21 @@ class UserTokenModel(BaseModel):
     purpose: Mapped[str] = mapped_column(String(32))
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
     expires_at: Mapped[datetime] = mapped_column(UTCDateTime, index=True)
+    # Of an e-mail change: the address that it would bring, and the session that asked, which outlives it.
+    new_email: Mapped[str | None] = mapped_column(String(320))
+    session_id: Mapped[UUID | None] = mapped_column(ForeignKey("sessions.id", ondelete="SET NULL"), index=True)
+
+
+class SessionModel(BaseModel):
+    """A log-in that lasts. It stores which refresh token is the current one, by number, and no secret."""
+
+    __tablename__ = "sessions"
+
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    generation: Mapped[int] = mapped_column(default=1)
+    last_used_at: Mapped[datetime] = mapped_column(UTCDateTime, default=utc_now)  # log-in or refresh
+    idle_expires_at: Mapped[datetime] = mapped_column(UTCDateTime)  # moves on with each refresh
+    expires_at: Mapped[datetime] = mapped_column(UTCDateTime, index=True)  # however often it is refreshed
+    revoked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    client_address: Mapped[str | None] = mapped_column(String(45))
+    user_agent: Mapped[str | None] = mapped_column(String(255))

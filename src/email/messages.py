@@ -38,3 +38,27 @@ def already_registered(*, to: str) -> Message:
             "If it was not you, do nothing: your account is as it was.\n"
         ),
     )
+
+
+def password_reset(*, to: str, url: str) -> Message:
+    """Lets the owner of an account set a new password."""
+    return Message(
+        to=to,
+        subject="Reset your password",
+        text=(
+            f"Somebody asked to reset the password of your account. If it was you, set a new one here:\n{url}\n\n"
+            "If it was not you, do nothing: your password is as it was.\n"
+        ),
+    )
+
+
+def email_change(*, to: str, url: str) -> Message:
+    """Asks the reader of the new address whether an account may move to it."""
+    return Message(
+        to=to,
+        subject="Confirm your new e-mail address",
+        text=(
+            f"Somebody asked to move their account to this address. If it was you, confirm it here:\n{url}\n\n"
+            "If it was not you, do nothing: without the link nothing changes.\n"
+        ),
+    )

@@ -139,7 +139,8 @@ class AccountService:
 
     async def _issue_link(self, user: UserModel) -> str:
         lifetime = timedelta(seconds=self._settings.auth_activation_ttl_seconds)
-        return self._settings.activation_url(await self._tokens.issue(user.id, TokenPurpose.ACTIVATION, lifetime))
+        token = await self._tokens.issue(user.id, TokenPurpose.ACTIVATION, lifetime)
+        return self._settings.link(self._settings.auth_activation_url_template, token)
 
     def _activation_mail(self, user: UserModel, url: str) -> Message:
         return messages.activation(

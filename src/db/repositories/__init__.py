@@ -1,7 +1,8 @@
 """What is asked of the database. Repositories flush and never commit: the service decides what lasts."""
 
 from src.db.repositories.base import BaseRepository
+from src.db.repositories.sessions import Principal, SessionRepository
 from src.db.repositories.user_tokens import UserTokenRepository
 from src.db.repositories.users import UserRepository
 
-__all__ = ["BaseRepository", "UserRepository", "UserTokenRepository"]
+__all__ = ["BaseRepository", "Principal", "SessionRepository", "UserRepository", "UserTokenRepository"]

@@ -1,9 +1,10 @@
 """One-time tokens: issued, looked at, and spent once."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, select
 
 from src.core.tokens import hash_token, new_token
 from src.db.base import utc_now
@@ -11,18 +12,39 @@ from src.db.models import TokenPurpose, UserModel, UserTokenModel
 from src.db.repositories.base import BaseRepository
 
 
+@dataclass(frozen=True, slots=True)
+class EmailChange:
+    """The address that a link would bring to whom, and the session that asked for it."""
+
+    user_id: UUID
+    new_email: str
+    session_id: UUID | None
+
+
 class UserTokenRepository(BaseRepository[UserTokenModel]):
     model = UserTokenModel
 
-    async def issue(self, user_id: UUID, purpose: TokenPurpose, lifetime: timedelta) -> str:
+    async def issue(
+        self,
+        user_id: UUID,
+        purpose: TokenPurpose,
+        lifetime: timedelta,
+        *,
+        new_email: str | None = None,
+        session_id: UUID | None = None,
+    ) -> str:
         """A new token, which nobody can read again. Older ones stay good: otherwise a stranger who asks for links
         could lock a person out of theirs."""
         token = new_token()
-        await self.add(
-            UserTokenModel(
-                user_id=user_id, purpose=purpose, token_hash=hash_token(token), expires_at=utc_now() + lifetime
-            )
+        row = UserTokenModel(
+            user_id=user_id,
+            purpose=purpose,
+            token_hash=hash_token(token),
+            expires_at=utc_now() + lifetime,
+            new_email=new_email,
+            session_id=session_id,
         )
+        await self.add(row)
         return token
 
     async def find_user(self, token: str, purpose: TokenPurpose) -> UserModel | None:
@@ -30,25 +52,41 @@ class UserTokenRepository(BaseRepository[UserTokenModel]):
         query = (
             select(UserModel)
             .join(UserTokenModel, UserTokenModel.user_id == UserModel.id)
-            .where(
-                UserTokenModel.token_hash == hash_token(token),
-                UserTokenModel.purpose == purpose,
-                UserTokenModel.expires_at > utc_now(),
-            )
+            .where(*_can_be_spent(token, purpose))
         )
         return (await self._session.scalars(query)).one_or_none()
 
+    async def find_email_change(self, token: str) -> EmailChange | None:
+        """What the token would change, if it can still be spent."""
+        query = select(UserTokenModel.user_id, UserTokenModel.new_email, UserTokenModel.session_id).where(
+            *_can_be_spent(token, TokenPurpose.EMAIL_CHANGE)
+        )
+        row = (await self._session.execute(query)).one_or_none()
+        return None if row is None else EmailChange(*row)
+
     async def spend(self, token: str, purpose: TokenPurpose) -> bool:
         """Spend the token, and end the others of its user and purpose. Of two who try at once, one is told true."""
-        token_hash = hash_token(token)
-        whose = select(UserTokenModel.user_id).where(
-            UserTokenModel.token_hash == token_hash,
-            UserTokenModel.purpose == purpose,
-            UserTokenModel.expires_at > utc_now(),
-        )
+        whose = select(UserTokenModel.user_id).where(*_can_be_spent(token, purpose))
         statement = (
             delete(UserTokenModel)
             .where(UserTokenModel.user_id.in_(whose), UserTokenModel.purpose == purpose)
             .returning(UserTokenModel.token_hash)
         )
-        return token_hash in (await self._session.scalars(statement)).all()
+        return hash_token(token) in (await self._session.scalars(statement)).all()
+
+    async def end_all(self, user_id: UUID) -> None:
+        """End every link of a user, whatever it was for."""
+        await self._session.execute(delete(UserTokenModel).where(UserTokenModel.user_id == user_id))
+
+    async def delete_expired(self) -> int:
+        """Forget tokens that can never be spent; how many they were."""
+        statement = delete(UserTokenModel).where(UserTokenModel.expires_at <= utc_now()).returning(UserTokenModel.id)
+        return len((await self._session.scalars(statement)).all())
+
+
+def _can_be_spent(token: str, purpose: TokenPurpose) -> tuple[ColumnElement[bool], ...]:
+    return (
+        UserTokenModel.token_hash == hash_token(token),
+        UserTokenModel.purpose == purpose,
+        UserTokenModel.expires_at > utc_now(),
+    )

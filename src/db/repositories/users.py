@@ -5,17 +5,27 @@ from datetime import datetime
 from typing import ClassVar
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, delete, exists, select, update
+from sqlalchemy import Exists, Row, bindparam, delete, exists, or_, select, update
 
 from src.core.addresses import normalize_email
 from src.core.exceptions import AppException, UserEmailTakenError, UserNotFoundError
 from src.db.base import utc_now
-from src.db.models import TokenPurpose, UserModel, UserTokenModel
+from src.db.models import SessionModel, TokenPurpose, UserModel, UserTokenModel
 from src.db.repositories.base import BaseRepository
 
-_PUBLIC_PROFILE = select(UserModel.id, UserModel.name, UserModel.is_active, UserModel.created_at).where(
-    UserModel.id == bindparam("user_id")
-)
+_RECORD = select(
+    UserModel.id,
+    UserModel.email,
+    UserModel.name,
+    UserModel.is_active,
+    UserModel.is_admin,
+    UserModel.activated_at,
+    UserModel.last_login_at,
+    UserModel.created_at,
+    UserModel.updated_at,
+).where(UserModel.id == bindparam("user_id"))
+
+UserRecord = Row[UUID, str, str | None, bool, bool, datetime | None, datetime | None, datetime, datetime]
 
 
 class UserRepository(BaseRepository[UserModel]):
@@ -26,9 +36,9 @@ class UserRepository(BaseRepository[UserModel]):
         "users.email": UserEmailTakenError,
     }
 
-    async def get_public_profile(self, user_id: UUID) -> Row[UUID, str | None, bool, datetime]:
-        """What anyone may see of a user. Raises `UserNotFoundError`."""
-        row = (await self._session.execute(_PUBLIC_PROFILE, {"user_id": user_id})).one_or_none()
+    async def get_record(self, user_id: UUID) -> UserRecord:
+        """Every column of a user that anybody may ever see. Raises `UserNotFoundError`."""
+        row = (await self._session.execute(_RECORD, {"user_id": user_id})).one_or_none()
         if row is None:
             raise UserNotFoundError
         return row
@@ -38,23 +48,77 @@ class UserRepository(BaseRepository[UserModel]):
         query = select(UserModel).where(UserModel.email == normalize_email(email), UserModel.activated_at.is_not(None))
         return (await self._session.scalars(query)).one_or_none()
 
-    async def lock_address(self, email: str) -> None:
-        """Lock the rows of an address, in the order of their ids, before its tokens and sessions: flows that take
-        locks in one order cannot wait for each other in a circle. (SQLite has one writer, who waits for nobody.)"""
+    async def find_hashed_password(self, user_id: UUID) -> str | None:
+        return await self._session.scalar(select(UserModel.hashed_password).where(UserModel.id == user_id))
+
+    async def lock_address(self, email: str, *, and_user: UUID | None = None) -> None:
+        """Lock the rows of an address (and one more), in the order of their ids, before tokens and sessions: flows
+        that take locks in one order cannot wait for each other in a circle. (SQLite has one writer at a time.)"""
         await self._session.execute(
-            select(UserModel.id).where(UserModel.email == email).order_by(UserModel.id).with_for_update()
+            select(UserModel.id)
+            .where(or_(UserModel.email == email, UserModel.id == and_user))
+            .order_by(UserModel.id)
+            .with_for_update()
         )
+
+    async def lock_account(self, user_id: UUID, *, hashed_password: str, session_id: UUID) -> bool:
+        """Lock an account and claim again what a caller proved before: this password, in this session.
+
+        False if either has ended meanwhile, or the account is disabled or gone.
+        """
+        statement = (
+            select(UserModel.id)
+            .join(SessionModel, SessionModel.user_id == UserModel.id)
+            .where(
+                UserModel.id == user_id,
+                UserModel.hashed_password == hashed_password,
+                UserModel.is_active,
+                SessionModel.id == session_id,
+                SessionModel.revoked_at.is_(None),
+            )
+            .with_for_update(of=UserModel)
+        )
+        return await self._session.scalar(statement) is not None
+
+    async def claim_log_in(self, user_id: UUID, *, seen_hash: str, new_hash: str) -> bool:
+        """Record a log-in whose password was verified against `seen_hash`, and upgrade that hash.
+
+        False if the password has changed, or the account has been disabled or deleted, while it was verified.
+        """
+        statement = (
+            update(UserModel)
+            .where(UserModel.id == user_id, UserModel.hashed_password == seen_hash, UserModel.is_active)
+            .values(last_login_at=utc_now(), hashed_password=new_hash)
+            .returning(UserModel.id)
+        )
+        return (await self._session.scalars(statement)).one_or_none() is not None
+
+    async def set_password(self, user_id: UUID, hashed_password: str) -> bool:
+        """False if the account is disabled or gone."""
+        statement = (
+            update(UserModel)
+            .where(UserModel.id == user_id, UserModel.is_active)
+            .values(hashed_password=hashed_password)
+            .returning(UserModel.id)
+        )
+        return (await self._session.scalars(statement)).one_or_none() is not None
+
+    async def set_email(self, user_id: UUID, email: str) -> bool:
+        """False if the account is disabled or gone. Raises `UserEmailTakenError` if another owns the address."""
+        statement = (
+            update(UserModel)
+            .where(UserModel.id == user_id, UserModel.is_active)
+            .values(email=email)
+            .returning(UserModel.id)
+        )
+        with self._conflicts_named():
+            return (await self._session.scalars(statement)).one_or_none() is not None
 
     async def list_live_sign_ups(self, email: str, *, limit: int) -> Sequence[UserModel]:
         """The newest sign-ups of an address that a link can still activate."""
-        has_link = exists().where(
-            UserTokenModel.user_id == UserModel.id,
-            UserTokenModel.purpose == TokenPurpose.ACTIVATION,
-            UserTokenModel.expires_at > utc_now(),
-        )
         query = (
             select(UserModel)
-            .where(UserModel.email == email, UserModel.activated_at.is_(None), has_link)
+            .where(UserModel.email == email, UserModel.activated_at.is_(None), _has_activation_link())
             .order_by(UserModel.id.desc())
             .limit(limit)
         )
@@ -77,3 +141,24 @@ class UserRepository(BaseRepository[UserModel]):
     async def delete_pending(self, email: str) -> None:
         """Delete the sign-ups of an address that still wait, with their tokens."""
         await self._session.execute(delete(UserModel).where(UserModel.email == email, UserModel.activated_at.is_(None)))
+
+    async def delete_abandoned(self, created_before: datetime) -> int:
+        """Forget sign-ups that no link can activate any more; how many they were.
+
+        Rows that somebody has locked are left for the next time: waiting for them could become a circle.
+        """
+        abandoned = (
+            select(UserModel.id)
+            .where(UserModel.activated_at.is_(None), UserModel.created_at < created_before, ~_has_activation_link())
+            .with_for_update(skip_locked=True)
+        )
+        statement = delete(UserModel).where(UserModel.id.in_(abandoned)).returning(UserModel.id)
+        return len((await self._session.scalars(statement)).all())
+
+
+def _has_activation_link() -> Exists:
+    return exists().where(
+        UserTokenModel.user_id == UserModel.id,
+        UserTokenModel.purpose == TokenPurpose.ACTIVATION,
+        UserTokenModel.expires_at > utc_now(),
+    )

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from src.api.dependencies import AccountsDep, ClientAddress
+from src.api.dependencies import AccountsDep, ClientDep
 from src.api.errors import BODY_ERRORS, document
 from src.api.schemas import (
     Accepted,
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/auth", tags=["Accounts"])
 
 
 @router.post("/signup", status_code=201, responses=document(*BODY_ERRORS, BadRequestException, UserEmailTakenError))
-async def sign_up(body: SignUpRequest, accounts: AccountsDep, client_address: ClientAddress) -> SignUpResponse:
+async def sign_up(body: SignUpRequest, accounts: AccountsDep, client: ClientDep) -> SignUpResponse:
     """Begin an account. It becomes usable when the link that proves the address has been followed.
 
     When links are mailed, the answer is the same whether or not the address already has an account. When they are in
@@ -28,7 +28,7 @@ async def sign_up(body: SignUpRequest, accounts: AccountsDep, client_address: Cl
         email=body.email,
         password=body.password.get_secret_value(),
         name=body.name,
-        signed_up_from=client_address,
+        signed_up_from=client.address,
     )
     return SignUpResponse(
         user_id=outcome.user_id,

@@ -1,0 +1,34 @@
+"""`/.well-known`: what other services need in order to verify our access tokens by themselves."""
+
+from fastapi import APIRouter, Response
+
+from src.api.dependencies import SettingsDep, SignerDep
+from src.api.schemas import AuthorizationServer, JsonWebKeySet
+from src.core.keys import JWKS_MAX_AGE
+
+router = APIRouter(prefix="/.well-known", tags=["Discovery"])
+
+CACHE_CONTROL = f"public, max-age={JWKS_MAX_AGE.seconds}"
+
+
+@router.get("/jwks.json")
+async def read_jwks(response: Response, signer: SignerDep) -> JsonWebKeySet:
+    """The public keys of access tokens (RFC 7517). Keep them as long as `Cache-Control` says, and no longer."""
+    response.headers["Cache-Control"] = CACHE_CONTROL
+    return JsonWebKeySet.model_validate(signer.keys.jwks())
+
+
+@router.get("/oauth-authorization-server")
+async def read_metadata(response: Response, settings: SettingsDep) -> AuthorizationServer:
+    """Where everything is (RFC 8414)."""
+    response.headers["Cache-Control"] = CACHE_CONTROL
+    base = settings.server_public_url
+    return AuthorizationServer(
+        issuer=settings.issuer,
+        token_endpoint=f"{base}/auth/token",
+        jwks_uri=f"{base}/.well-known/jwks.json",
+        service_documentation=f"{base}/docs",
+        response_types_supported=[],
+        grant_types_supported=["password"],
+        token_endpoint_auth_methods_supported=["none"],
+    )

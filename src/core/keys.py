@@ -1,0 +1,229 @@
+"""The keys that sign tokens: files in a folder that all workers share. `python -m src keys` is how people handle them.
+
+A new key is published in the JWKS at once, but signs only when no cached JWKS can be without it. All keys verify until
+their file is retired.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import tempfile
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+Algorithm = Literal["ES256", "EdDSA", "RS256"]
+PrivateKey = EllipticCurvePrivateKey | Ed25519PrivateKey | RSAPrivateKey
+
+JWKS_MAX_AGE = timedelta(minutes=5)  # how long others may use a JWKS before they ask again
+RELOAD_SECONDS = 2  # how soon a running worker notices a new file
+SIGNS_AFTER = JWKS_MAX_AGE + timedelta(seconds=2 * RELOAD_SECONDS)
+
+_CREATED = re.compile(r"-(\d{8}T\d{6}Z)")
+_GENERATED = "development"
+
+
+class NoKeysError(Exception):
+    """There is no key to sign with, and none may be made up. The text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key and its file. `id` is what tokens name it by: its thumbprint (RFC 7638), for a secret a hash of it."""
+
+    id: str
+    algorithm: str
+    created_at: datetime
+    path: Path
+    signing: PrivateKey | bytes = field(repr=False)
+
+    @property
+    def signs_from(self) -> datetime:
+        return self.created_at + SIGNS_AFTER
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the service made it up by itself, which is good enough for development alone."""
+        return self.path.stem.startswith(_GENERATED)
+
+    @property
+    def verifying(self) -> Any:
+        return self.signing if isinstance(self.signing, bytes) else self.signing.public_key()
+
+    def public_jwk(self) -> dict[str, Any]:
+        """The public half, as others need it (RFC 7517)."""
+        assert not isinstance(self.signing, bytes)  # noqa: S101 - a secret has no public half
+        return {**_jwk(self.signing), "kid": self.id, "use": "sig", "alg": self.algorithm}
+
+
+class KeyRing:
+    """The keys of a folder, read again when its files change.
+
+    With `may_generate`, keys that are missing are made once, by whichever worker is first. Without, `NoKeysError`.
+    """
+
+    def __init__(self, folder: Path, algorithm: Algorithm, *, may_generate: bool) -> None:
+        self._folder = folder
+        self._algorithm = algorithm
+        self._may_generate = may_generate
+        self._files: Sequence[Path] = ()
+        self._access: Sequence[Key] = ()
+        self._refresh: Sequence[Key] = ()
+        self._look_again_at = 0.0
+
+    @property
+    def access_keys(self) -> Sequence[Key]:
+        """Keys of access tokens, oldest first. Their public halves are the JWKS."""
+        self._look()
+        return self._access
+
+    @property
+    def refresh_keys(self) -> Sequence[Key]:
+        """Secrets of refresh tokens, oldest first. They are in no JWKS, so no other service can verify with them."""
+        self._look()
+        return self._refresh
+
+    def access_signer(self) -> Key:
+        return signer([key for key in self.access_keys if key.algorithm == self._algorithm])
+
+    def refresh_signer(self) -> Key:
+        return signer(self.refresh_keys)
+
+    def jwks(self) -> dict[str, Any]:
+        """Every public key with which an access token may be verified (RFC 7517, section 5)."""
+        return {"keys": [key.public_jwk() for key in self.access_keys]}
+
+    def _look(self) -> None:
+        if time.monotonic() < self._look_again_at:
+            return
+        files = _list_files(self._folder)
+        if files != self._files or not self._access:
+            self._files = files
+            self._access, self._refresh = load_keys(self._folder)
+            if not (self._refresh and any(key.algorithm == self._algorithm for key in self._access)):
+                self._generate()
+        self._look_again_at = time.monotonic() + RELOAD_SECONDS
+
+    def _generate(self) -> None:
+        if not self._may_generate:
+            raise NoKeysError(
+                f"There is no {self._algorithm} key to sign with in {self._folder} (JWT_KEYS_DIR): "
+                "make one with `python -m src keys rotate`."
+            )
+        _write_once(self._folder / f"{_GENERATED}-{self._algorithm.lower()}.pem", _new_pem(self._algorithm))
+        _write_once(self._folder / f"{_GENERATED}.secret", _new_secret())
+        self._files = _list_files(self._folder)
+        self._access, self._refresh = load_keys(self._folder)
+
+
+def signer(keys: Sequence[Key]) -> Key:
+    """The newest key that others have had time to hear of; at the very first start, the only one there is."""
+    now = datetime.now(UTC)
+    return next((key for key in reversed(keys) if key.signs_from <= now), keys[0])
+
+
+def load_keys(folder: Path) -> tuple[Sequence[Key], Sequence[Key]]:
+    """The access keys (`*.pem`) and the refresh secrets (`*.secret`) of a folder, each oldest first."""
+    files = _list_files(folder)
+    access = [_load_private(path) for path in files if path.suffix == ".pem"]
+    refresh = [_load_secret(path) for path in files if path.suffix == ".secret"]
+    return sorted(access, key=_age), sorted(refresh, key=_age)
+
+
+def rotate(folder: Path, algorithm: Algorithm) -> tuple[Key, Key]:
+    """Write a new access key and a new refresh secret. They sign from `Key.signs_from` on."""
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    pem, secret = folder / f"access-{name}.pem", folder / f"refresh-{name}.secret"
+    _write_once(pem, _new_pem(algorithm))
+    _write_once(secret, _new_secret())
+    return _load_private(pem), _load_secret(secret)
+
+
+def _age(key: Key) -> tuple[datetime, str]:
+    return key.created_at, key.path.name
+
+
+def _list_files(folder: Path) -> Sequence[Path]:
+    return sorted(path for path in folder.glob("*") if path.suffix in (".pem", ".secret"))
+
+
+def _created_at(path: Path) -> datetime:
+    """From the name, since copies and mounts change a file's own times. A key named otherwise signs at once."""
+    match = _CREATED.search(path.stem)
+    if match is None:
+        return datetime.fromtimestamp(0, UTC)
+    return datetime.strptime(match[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+
+def _load_private(path: Path) -> Key:
+    key = load_pem_private_key(path.read_bytes(), password=None)
+    if not isinstance(key, EllipticCurvePrivateKey | Ed25519PrivateKey | RSAPrivateKey):
+        raise NoKeysError(f"{path} is not a key for ES256, EdDSA or RS256.")
+    jwk = _jwk(key)
+    algorithm = {"EC": "ES256", "OKP": "EdDSA", "RSA": "RS256"}[jwk["kty"]]
+    return Key(_thumbprint(jwk), algorithm, _created_at(path), path, key)
+
+
+def _load_secret(path: Path) -> Key:
+    secret = path.read_bytes().strip()
+    if len(secret) < 32:
+        raise NoKeysError(f"{path} is too short for a secret: 32 bytes at least.")  # RFC 7518, section 3.2
+    return Key(hashlib.sha256(b"kid:" + secret).hexdigest()[:16], "HS256", _created_at(path), path, secret)
+
+
+def _jwk(key: PrivateKey) -> dict[str, Any]:
+    if isinstance(key, EllipticCurvePrivateKey):
+        return ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
+    if isinstance(key, Ed25519PrivateKey):
+        return OKPAlgorithm.to_jwk(key.public_key(), as_dict=True)
+    return RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
+
+
+def _thumbprint(jwk: dict[str, Any]) -> str:
+    required = {name: jwk[name] for name in ("crv", "e", "kty", "n", "x", "y") if name in jwk}
+    canonical = json.dumps(required, sort_keys=True, separators=(",", ":")).encode()
+    return urlsafe_b64encode(hashlib.sha256(canonical).digest()).rstrip(b"=").decode()
+
+
+def _new_pem(algorithm: Algorithm) -> bytes:
+    key: PrivateKey
+    if algorithm == "ES256":
+        key = generate_private_key(SECP256R1())
+    elif algorithm == "EdDSA":
+        key = Ed25519PrivateKey.generate()
+    else:
+        key = generate_rsa_private_key(public_exponent=65537, key_size=3072)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _new_secret() -> bytes:
+    return secrets.token_urlsafe(48).encode()
+
+
+def _write_once(path: Path, content: bytes) -> None:
+    """Write a file that is whole from the moment it can be seen; if another process was first, keep that one's."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # made with mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        Path(temporary).unlink()
