@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -24,7 +25,12 @@ from src.core.settings import Settings
 Settings.model_config["env_file"] = None
 for _name in Settings.model_fields:
     os.environ.pop(_name.upper(), None)
-os.environ |= {"APP_ENV": "test", "AUTH_BCRYPT_ROUNDS": "4", "DATABASE_URL": "sqlite+aiosqlite:///:memory:"}
+os.environ |= {
+    "APP_ENV": "test",
+    "AUTH_BCRYPT_ROUNDS": "4",
+    "DATABASE_URL": "sqlite+aiosqlite:///:memory:",
+    "JWT_KEYS_DIR": tempfile.mkdtemp(prefix="keys-"),
+}
 
 import src.db.models  # noqa: E402, F401 - registers every table on BaseModel.metadata
 from src.api.app import create_app  # noqa: E402

@@ -1,5 +1,6 @@
 """The application: `uvicorn src.api.app:app`. Everything that is put together is put together here."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,11 +16,12 @@ from src.api.errors import document
 from src.api.middleware import BodyLimitMiddleware, DropQuery, ReadableStartup, RequestMiddleware, StartupRefused
 from src.api.routers import accounts, credentials, health, sessions, users, well_known
 from src.core.exceptions import AppException, ServiceUnavailableException
-from src.core.keys import KeyRing
+from src.core.keys import KeyRing, NoKeysError
 from src.core.passwords import HashPool
 from src.core.settings import Settings, get_settings
 from src.core.tokens import TokenSigner
 from src.db.migrations import is_current, migrate
+from src.services.purge import purge_quietly
 
 __all__ = ["app", "create_app", "db"]
 
@@ -83,9 +85,13 @@ async def _home() -> RedirectResponse:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(name)s: %(message)s")
     settings: Settings = app.state.settings
+    _look_at_keys(app.state.signer.keys, settings)
     _look_at_mail(settings, is_wired=get_email_utils in app.dependency_overrides)
     await _prepare_database(settings)
+    purging = asyncio.create_task(purge_quietly(db, settings))
     yield
+    purging.cancel()
+    await asyncio.gather(purging, return_exceptions=True)
     await db.disconnect()
 
 
@@ -94,7 +100,22 @@ def _look_at_mail(settings: Settings, *, is_wired: bool) -> None:
         return
     if settings.is_production:
         raise StartupRefused("Nothing carries mail, so links would be handed to whoever asks: wire EmailUtils in.")
-    log.warning("Nothing carries mail: activation links are in the answers. Do not run like this in production.")
+    log.warning(
+        "Nothing carries mail: activation links are in the answers, and links to reset a password or change an address "
+        "are too only with AUTH_RETURN_TOKEN_IN_RESPONSE=true. Do not run like this in production."
+    )
+
+
+def _look_at_keys(keys: KeyRing, settings: Settings) -> None:
+    try:
+        generated = [key.path for key in (*keys.access_keys, *keys.refresh_keys) if key.is_generated]
+    except (NoKeysError, OSError, ValueError) as error:
+        raise StartupRefused(f"The keys that sign tokens cannot be read: {error}") from None
+    if settings.is_production and generated:
+        raise StartupRefused(
+            f"{generated[0]} was made up for development: make keys with `python -m src keys rotate` in a folder of "
+            "their own, and point JWT_KEYS_DIR to it."
+        )
 
 
 async def _prepare_database(settings: Settings) -> None:

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, Query, Request, Response
 from fastapi.templating import Jinja2Templates
 
-from src.api.dependencies import AccountsDep
-from src.core.exceptions import AppException
+from src.api.dependencies import AccountsDep, CredentialsDep
+from src.core.exceptions import AppException, ValidationException
 from src.core.passwords import PASSWORD_MAX_LENGTH
 from src.services.accounts import PendingSignUp
 
@@ -40,6 +40,7 @@ router = APIRouter(include_in_schema=False, dependencies=[Depends(_mark_as_page)
 
 TokenInQuery = Annotated[str, Query(max_length=512)]
 TokenInForm = Annotated[str, Form(max_length=512)]
+NewPasswordInForm = Annotated[str, Form(max_length=PASSWORD_MAX_LENGTH)]
 PasswordInForm = Annotated[str | None, Form(max_length=PASSWORD_MAX_LENGTH)]
 
 
@@ -57,6 +58,36 @@ async def confirm_activation(
     if isinstance(outcome, PendingSignUp):
         return _render(request, "activate.html", status_code=400, token=token, sign_up=outcome, was_wrong=True)
     return _render(request, "activated.html")
+
+
+@router.api_route("/password-reset", methods=["GET", "HEAD"])
+async def show_password_reset(request: Request, credentials: CredentialsDep, token: TokenInQuery = "") -> Response:
+    email = await credentials.preview_password_reset(token)
+    return _render(request, "password_reset.html", token=token, email=email)
+
+
+@router.post("/password-reset")
+async def reset_password(
+    request: Request, credentials: CredentialsDep, token: TokenInForm, new_password: NewPasswordInForm
+) -> Response:
+    email = await credentials.preview_password_reset(token)
+    try:
+        await credentials.reset_password(token=token, new_password=new_password)
+    except ValidationException as refusal:  # the link is still good: let the person choose another password
+        reason = refusal.details["fields"][0]["reason"]
+        return _render(request, "password_reset.html", status_code=422, token=token, email=email, reason=reason)
+    return _render(request, "password_reset_done.html")
+
+
+@router.api_route("/email-change", methods=["GET", "HEAD"])
+async def show_email_change(request: Request, credentials: CredentialsDep, token: TokenInQuery = "") -> Response:
+    return _render(request, "email_change.html", token=token, email=await credentials.preview_email_change(token))
+
+
+@router.post("/email-change")
+async def confirm_email_change(request: Request, credentials: CredentialsDep, token: TokenInForm) -> Response:
+    await credentials.confirm_email_change(token)
+    return _render(request, "email_changed.html")
 
 
 def is_page(request: Request) -> bool:

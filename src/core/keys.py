@@ -135,6 +135,12 @@ def signer(keys: Sequence[Key]) -> Key:
     return next((key for key in reversed(keys) if key.signs_from <= now), keys[0])
 
 
+def needed_until(key: Key, signing: Sequence[Key], token_lifetime: timedelta) -> datetime | None:
+    """Until when tokens that this key has signed may live; `None` while it signs, or if nobody knows when it did."""
+    successors = [other.signs_from for other in signing if _age(other) > _age(key)]
+    return min(successors) + token_lifetime if key in signing and successors else None
+
+
 def load_keys(folder: Path) -> tuple[Sequence[Key], Sequence[Key]]:
     """The access keys (`*.pem`) and the refresh secrets (`*.secret`) of a folder, each oldest first."""
     files = _list_files(folder)

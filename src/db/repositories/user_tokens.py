@@ -62,7 +62,7 @@ class UserTokenRepository(BaseRepository[UserTokenModel]):
             *_can_be_spent(token, TokenPurpose.EMAIL_CHANGE)
         )
         row = (await self._session.execute(query)).one_or_none()
-        return None if row is None else EmailChange(*row)
+        return None if row is None else EmailChange(row.user_id, row.new_email, row.session_id)
 
     async def spend(self, token: str, purpose: TokenPurpose) -> bool:
         """Spend the token, and end the others of its user and purpose. Of two who try at once, one is told true."""

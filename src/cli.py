@@ -1,0 +1,132 @@
+"""The command line: `python -m src --help`."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, NoReturn
+
+import typer
+import uvicorn
+
+from src.core.keys import Key, load_keys, needed_until, rotate, signer
+from src.core.settings import Settings, get_settings
+from src.db.database import AsyncDatabaseManager
+from src.db.migrations import head, migrate
+from src.services.purge import Purged, purge
+
+app = typer.Typer(help="The user and auth service.", no_args_is_help=True, pretty_exceptions_enable=False)
+keys = typer.Typer(help="The keys that sign tokens.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+
+@app.command("serve")
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
+    workers: Annotated[int | None, typer.Option(help="Processes; the default is WEB_CONCURRENCY, or 1.")] = None,
+) -> None:
+    """Start the service."""
+    uvicorn.run("src.api.app:app", host=host, port=port, workers=workers)
+
+
+@app.command("migrate")
+def migrate_database() -> None:
+    """Bring the database of DATABASE_URL to the tables that this version needs."""
+    asyncio.run(_migrate(get_settings()))
+    typer.echo(f"The database is at {head()}.")
+
+
+@app.command("purge")
+def purge_now() -> None:
+    """Forget expired tokens, ended sessions, and sign-ups that nobody confirmed. The service does so by itself."""
+    purged = asyncio.run(_purge(get_settings()))
+    typer.echo(f"Deleted {purged.tokens} tokens, {purged.sessions} sessions, {purged.sign_ups} sign-ups.")
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """Show every key: what it signs, whether it does so now, and from when."""
+    settings = get_settings()
+    for group in _key_groups(settings):
+        for key in group.keys:
+            state = "signs now" if key == signer(group.signing) else "verifies"
+            if key.signs_from > datetime.now(UTC) and state == "verifies":
+                state = f"signs from {key.signs_from:%Y-%m-%d %H:%M:%S} UTC"
+            typer.echo(f"{group.kind:8} {key.id:44} {key.algorithm:6} {state:33} {key.path}")
+
+
+@keys.command("rotate")
+def rotate_keys() -> None:
+    """Make a new access key and a new refresh secret.
+
+    They are published at once and sign a few minutes later. The old ones go on verifying until they are retired.
+    """
+    settings = get_settings()
+    for key in rotate(settings.jwt_keys_dir, settings.jwt_algorithm):
+        typer.echo(f"{key.path}: {key.id} signs from {key.signs_from:%Y-%m-%d %H:%M:%S} UTC")
+
+
+@keys.command("retire")
+def retire_key(
+    key_id: Annotated[str, typer.Argument(help="The id that `keys list` shows.")],
+    *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Retire it even if that ends live tokens, because it has leaked.")
+    ] = False,
+) -> None:
+    """Delete a key once no live token needs it."""
+    settings = get_settings()
+    for group in _key_groups(settings):
+        for key in group.keys:
+            if key.id == key_id:
+                if not force:
+                    _refuse_while_needed(key, group)
+                key.path.unlink()
+                typer.echo(f"Retired {key.id}: running workers forget it within seconds.")
+                return
+    _fail(f"There is no key {key_id} in {settings.jwt_keys_dir}: see `python -m src keys list`.")
+
+
+@dataclass(frozen=True, slots=True)
+class _KeyGroup:
+    kind: str
+    keys: Sequence[Key]
+    signing: Sequence[Key]  # those of the algorithm that signs
+    token_lifetime: timedelta
+
+
+def _key_groups(settings: Settings) -> tuple[_KeyGroup, _KeyGroup]:
+    access, refresh = load_keys(settings.jwt_keys_dir)
+    signing = [key for key in access if key.algorithm == settings.jwt_algorithm]
+    return (
+        _KeyGroup("access", access, signing or access, timedelta(seconds=settings.auth_access_ttl_seconds)),
+        # A session that is used gets a new token, so an old secret is needed no longer than a session may lie idle.
+        _KeyGroup("refresh", refresh, refresh, timedelta(seconds=settings.auth_session_idle_seconds)),
+    )
+
+
+def _refuse_while_needed(key: Key, group: _KeyGroup) -> None:
+    until = needed_until(key, group.signing, group.token_lifetime)
+    if until is None:
+        _fail("It signs, or may have signed until a moment ago: rotate first. --force if it has leaked.")
+    if until > datetime.now(UTC):
+        _fail(f"Tokens that it signed live until {until:%Y-%m-%d %H:%M:%S} UTC: wait. --force if it has leaked.")
+
+
+def _fail(sentence: str) -> NoReturn:
+    typer.echo(sentence, err=True)
+    raise typer.Exit(1)
+
+
+async def _migrate(settings: Settings) -> None:
+    database = AsyncDatabaseManager(settings.database_url)
+    await migrate(database)
+    await database.disconnect()
+
+
+async def _purge(settings: Settings) -> Purged:
+    database = AsyncDatabaseManager(settings.database_url)
+    purged = await purge(database, settings)
+    await database.disconnect()
+    return purged

@@ -1,0 +1,55 @@
+"""Forgetting what has ended. No request asks for this: it has the database itself."""
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+
+from src.core.settings import Settings
+from src.db.base import utc_now
+from src.db.database import AsyncDatabaseManager, begin_writing
+from src.db.repositories import SessionRepository, UserRepository, UserTokenRepository
+
+log = logging.getLogger(__name__)
+
+INTERVAL = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """How many rows of each kind were deleted."""
+
+    tokens: int
+    sessions: int
+    sign_ups: int
+
+
+async def purge(database: AsyncDatabaseManager, settings: Settings) -> Purged:
+    """Delete expired tokens, ended sessions, and sign-ups that no link can activate any more.
+
+    Each kind has a transaction of its own: one for all would hold tokens while it waits for users, against the order
+    in which everybody else takes their locks.
+    """
+    abandoned_before = utc_now() - timedelta(seconds=settings.auth_activation_ttl_seconds)
+    async with database.session() as session:
+        await begin_writing(session)
+        tokens = await UserTokenRepository(session).delete_expired()
+        await session.commit()
+        await begin_writing(session)
+        sessions = await SessionRepository(session).delete_ended()
+        await session.commit()
+        await begin_writing(session)
+        sign_ups = await UserRepository(session).delete_abandoned(abandoned_before)
+        await session.commit()
+    return Purged(tokens, sessions, sign_ups)
+
+
+async def purge_quietly(database: AsyncDatabaseManager, settings: Settings) -> None:
+    """Purge about every hour, until cancelled. Workers drift apart; if two meet, each deletes what the other left."""
+    while True:
+        await asyncio.sleep(INTERVAL.total_seconds() * random.uniform(0.5, 1.5))  # noqa: S311 - not a secret
+        try:
+            log.info("Purged %s", await purge(database, settings))
+        except Exception:
+            log.exception("The purge failed, and will be tried again")
