@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 import uvicorn
 
-from src.core.keys import Key, load_keys, needed_until, rotate, signer
+from src.core.keys import Key, NoKeysError, load_keys, needed_until, rotate, signer
 from src.core.settings import Settings, get_settings
 from src.db.database import AsyncDatabaseManager
 from src.db.migrations import head, migrate
@@ -50,10 +50,7 @@ def list_keys() -> None:
     settings = get_settings()
     for group in _key_groups(settings):
         for key in group.keys:
-            state = "signs now" if key == signer(group.signing) else "verifies"
-            if key.signs_from > datetime.now(UTC) and state == "verifies":
-                state = f"signs from {key.signs_from:%Y-%m-%d %H:%M:%S} UTC"
-            typer.echo(f"{group.kind:8} {key.id:44} {key.algorithm:6} {state:33} {key.path}")
+            typer.echo(f"{group.kind:8} {key.id:44} {key.algorithm:6} {_state(key, group):35} {key.path}")
 
 
 @keys.command("rotate")
@@ -97,13 +94,26 @@ class _KeyGroup:
 
 
 def _key_groups(settings: Settings) -> tuple[_KeyGroup, _KeyGroup]:
-    access, refresh = load_keys(settings.jwt_keys_dir)
+    try:
+        access, refresh = load_keys(settings.jwt_keys_dir)
+    except (NoKeysError, OSError) as error:
+        _fail(str(error))
     signing = [key for key in access if key.algorithm == settings.jwt_algorithm]
     return (
-        _KeyGroup("access", access, signing or access, timedelta(seconds=settings.auth_access_ttl_seconds)),
+        _KeyGroup("access", access, signing, timedelta(seconds=settings.auth_access_ttl_seconds)),
         # A session that is used gets a new token, so an old secret is needed no longer than a session may lie idle.
         _KeyGroup("refresh", refresh, refresh, timedelta(seconds=settings.auth_session_idle_seconds)),
     )
+
+
+def _state(key: Key, group: _KeyGroup) -> str:
+    if key not in group.signing:
+        return "verifies"
+    if key == signer(group.signing):
+        return "signs now"
+    if key.signs_from > datetime.now(UTC):
+        return f"signs from {key.signs_from:%Y-%m-%d %H:%M:%S} UTC"
+    return "verifies"
 
 
 def _refuse_while_needed(key: Key, group: _KeyGroup) -> None:

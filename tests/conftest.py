@@ -1,6 +1,7 @@
 """Databases, applications and clients for the tests: each test has its own, on SQLite and on PostgreSQL."""
 
 import asyncio
+import atexit
 import os
 import shutil
 import tempfile
@@ -31,6 +32,7 @@ os.environ |= {
     "DATABASE_URL": "sqlite+aiosqlite:///:memory:",
     "JWT_KEYS_DIR": tempfile.mkdtemp(prefix="keys-"),
 }
+atexit.register(shutil.rmtree, os.environ["JWT_KEYS_DIR"], ignore_errors=True)
 
 import src.db.models  # noqa: E402, F401 - registers every table on BaseModel.metadata
 from src.api.app import create_app  # noqa: E402

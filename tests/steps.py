@@ -1,7 +1,8 @@
 """Steps that many tests take before the one that they are about."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -86,3 +87,50 @@ async def hold(pool: CountingPool, gate: Awaitable[None], *, jobs: int) -> list[
     while pool.waiting < jobs - 2:
         await asyncio.sleep(0)
     return tasks
+
+
+@dataclass(frozen=True)
+class LoggedIn:
+    """What a log-in gave, and the header that goes with it."""
+
+    access_token: str
+    refresh_token: str
+    user_id: str
+
+    @property
+    def bearer(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.access_token}"}
+
+
+def read_tokens(response: Response) -> LoggedIn:
+    assert response.status_code == 200, response.text
+    body = response.json()
+    return LoggedIn(body["access_token"], body["refresh_token"], body["user_id"])
+
+
+async def post_log_in(
+    service: Service, email: str = "ana@example.com", password: str = PASSWORD, **headers: str
+) -> Response:
+    return await service.client.post("/auth/login", json={"email": email, "password": password}, headers=headers)
+
+
+async def log_in(service: Service, email: str = "ana@example.com", password: str = PASSWORD) -> LoggedIn:
+    return read_tokens(await post_log_in(service, email, password))
+
+
+async def refresh(service: Service, refresh_token: str) -> Response:
+    return await service.client.post("/auth/refresh", json={"refresh_token": refresh_token})
+
+
+async def me(service: Service, who: LoggedIn) -> Response:
+    return await service.client.get("/auth/me", headers=who.bearer)
+
+
+async def start_waiting(pool: CountingPool, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+    """Start a request and let it run until it waits to hash."""
+    task = asyncio.create_task(work)
+    waiting = pool.waiting
+    while pool.waiting == waiting:
+        assert not task.done()
+        await asyncio.sleep(0)
+    return task

@@ -6,6 +6,7 @@ their file is retired.
 
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -18,12 +19,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+log = logging.getLogger(__name__)
 
 Algorithm = Literal["ES256", "EdDSA", "RS256"]
 PrivateKey = EllipticCurvePrivateKey | Ed25519PrivateKey | RSAPrivateKey
@@ -37,7 +41,7 @@ _GENERATED = "development"
 
 
 class NoKeysError(Exception):
-    """There is no key to sign with, and none may be made up. The text says what to do."""
+    """There is no key to sign with, or a file that should hold one does not. The text says which, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +79,14 @@ class KeyRing:
     With `may_generate`, keys that are missing are made once, by whichever worker is first. Without, `NoKeysError`.
     """
 
-    def __init__(self, folder: Path, algorithm: Algorithm, *, may_generate: bool) -> None:
+    def __init__(
+        self, folder: Path, algorithm: Algorithm, *, may_generate: bool, reload_seconds: float = RELOAD_SECONDS
+    ) -> None:
         self._folder = folder
         self._algorithm = algorithm
         self._may_generate = may_generate
-        self._files: Sequence[Path] = ()
+        self._reload_seconds = reload_seconds
+        self._files: Sequence[Path] | None = None
         self._access: Sequence[Key] = ()
         self._refresh: Sequence[Key] = ()
         self._look_again_at = 0.0
@@ -110,12 +117,23 @@ class KeyRing:
         if time.monotonic() < self._look_again_at:
             return
         files = _list_files(self._folder)
-        if files != self._files or not self._access:
-            self._files = files
-            self._access, self._refresh = load_keys(self._folder)
-            if not (self._refresh and any(key.algorithm == self._algorithm for key in self._access)):
-                self._generate()
-        self._look_again_at = time.monotonic() + RELOAD_SECONDS
+        if files != self._files:
+            self._load(files)
+        self._look_again_at = time.monotonic() + self._reload_seconds
+
+    def _load(self, files: Sequence[Path]) -> None:
+        try:
+            access, refresh = load_keys(self._folder)
+        except (NoKeysError, OSError) as error:
+            if not self._access:
+                raise
+            # It may still be on its way here. The keys we know go on working, and the next look tries again.
+            log.warning("The keys stay as they are: %s", error)
+            return
+        self._access, self._refresh = access, refresh
+        if not (refresh and any(key.algorithm == self._algorithm for key in access)):
+            self._generate()
+        self._files = files
 
     def _generate(self) -> None:
         if not self._may_generate:
@@ -125,7 +143,6 @@ class KeyRing:
             )
         _write_once(self._folder / f"{_GENERATED}-{self._algorithm.lower()}.pem", _new_pem(self._algorithm))
         _write_once(self._folder / f"{_GENERATED}.secret", _new_secret())
-        self._files = _list_files(self._folder)
         self._access, self._refresh = load_keys(self._folder)
 
 
@@ -142,7 +159,10 @@ def needed_until(key: Key, signing: Sequence[Key], token_lifetime: timedelta) ->
 
 
 def load_keys(folder: Path) -> tuple[Sequence[Key], Sequence[Key]]:
-    """The access keys (`*.pem`) and the refresh secrets (`*.secret`) of a folder, each oldest first."""
+    """The access keys (`*.pem`) and the refresh secrets (`*.secret`) of a folder, each oldest first.
+
+    Raises `NoKeysError` for a file that holds none.
+    """
     files = _list_files(folder)
     access = [_load_private(path) for path in files if path.suffix == ".pem"]
     refresh = [_load_secret(path) for path in files if path.suffix == ".secret"]
@@ -175,12 +195,22 @@ def _created_at(path: Path) -> datetime:
 
 
 def _load_private(path: Path) -> Key:
-    key = load_pem_private_key(path.read_bytes(), password=None)
-    if not isinstance(key, EllipticCurvePrivateKey | Ed25519PrivateKey | RSAPrivateKey):
-        raise NoKeysError(f"{path} is not a key for ES256, EdDSA or RS256.")
-    jwk = _jwk(key)
-    algorithm = {"EC": "ES256", "OKP": "EdDSA", "RSA": "RS256"}[jwk["kty"]]
-    return Key(_thumbprint(jwk), algorithm, _created_at(path), path, key)
+    key: object = None
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it is encrypted
+        pass
+    if not isinstance(key, PrivateKey) or (algorithm := _algorithm_of(key)) is None:
+        raise NoKeysError(f"{path} is not a private key, unencrypted, for ES256, EdDSA or RS256.")
+    return Key(_thumbprint(_jwk(key)), algorithm, _created_at(path), path, key)
+
+
+def _algorithm_of(key: PrivateKey) -> Algorithm | None:
+    if isinstance(key, Ed25519PrivateKey):
+        return "EdDSA"
+    if isinstance(key, EllipticCurvePrivateKey):
+        return "ES256" if isinstance(key.curve, SECP256R1) else None
+    return "RS256" if key.key_size >= 2048 else None  # RFC 7518, section 3.3
 
 
 def _load_secret(path: Path) -> Key:
