@@ -14,6 +14,7 @@ import tempfile
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -74,7 +75,7 @@ class Key:
 
 
 class KeyRing:
-    """The keys of a folder, read again when its files change.
+    """The keys of a folder, read again when files come or go.
 
     With `may_generate`, keys that are missing are made once, by whichever worker is first. Without, `NoKeysError`.
     """
@@ -196,10 +197,8 @@ def _created_at(path: Path) -> datetime:
 
 def _load_private(path: Path) -> Key:
     key: object = None
-    try:
+    with suppress(ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it is encrypted
         key = load_pem_private_key(path.read_bytes(), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it is encrypted
-        pass
     if not isinstance(key, PrivateKey) or (algorithm := _algorithm_of(key)) is None:
         raise NoKeysError(f"{path} is not a private key, unencrypted, for ES256, EdDSA or RS256.")
     return Key(_thumbprint(_jwk(key)), algorithm, _created_at(path), path, key)
@@ -221,6 +220,12 @@ def _load_secret(path: Path) -> Key:
 
 
 def _jwk(key: PrivateKey) -> dict[str, Any]:
+    """The members that make up the public key (RFC 7638, section 3.2), and none that merely tell of its use."""
+    jwk = _to_jwk(key)
+    return {name: jwk[name] for name in ("crv", "e", "kty", "n", "x", "y") if name in jwk}
+
+
+def _to_jwk(key: PrivateKey) -> dict[str, Any]:
     if isinstance(key, EllipticCurvePrivateKey):
         return ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
     if isinstance(key, Ed25519PrivateKey):
@@ -229,8 +234,7 @@ def _jwk(key: PrivateKey) -> dict[str, Any]:
 
 
 def _thumbprint(jwk: dict[str, Any]) -> str:
-    required = {name: jwk[name] for name in ("crv", "e", "kty", "n", "x", "y") if name in jwk}
-    canonical = json.dumps(required, sort_keys=True, separators=(",", ":")).encode()
+    canonical = json.dumps(jwk, sort_keys=True, separators=(",", ":")).encode()
     return urlsafe_b64encode(hashlib.sha256(canonical).digest()).rstrip(b"=").decode()
 
 
