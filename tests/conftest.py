@@ -76,9 +76,10 @@ async def _execute(url: str, *statements: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+def postgresql() -> Iterator[Callable[[str], str]]:
     """A real server, for this run only; the value makes the URL of a database in it."""
-    server = get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
+    # Not in pytest's own folder: each run of pytest closes that to others, and so to the server's user.
+    server = get_server(tempfile.mkdtemp(prefix="postgresql-"), cleanup_mode="delete")
 
     def url(database: str) -> str:
         return str(server.get_uri(database=database))
