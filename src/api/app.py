@@ -85,8 +85,8 @@ async def _home() -> RedirectResponse:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(name)s: %(message)s")
     settings: Settings = app.state.settings
-    _look_at_keys(app.state.signer.keys, settings)
     _look_at_mail(settings, is_wired=get_email_utils in app.dependency_overrides)
+    _look_at_keys(app.state.signer.keys, settings)
     await _prepare_database(settings)
     purging = asyncio.create_task(purge_quietly(db, settings))
     yield
