@@ -46,7 +46,6 @@ TAGS = [
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """A new application on the process's database, `db`. It answers without its lifespan too, as tests need it."""
-    settings = settings or get_settings()
     app = FastAPI(
         title="User and auth service",
         description=DESCRIPTION,
@@ -55,14 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
         responses=document(AppException, ServiceUnavailableException),
     )
-    app.state.settings = settings
-    app.state.hash_pool = HashPool(threads=settings.auth_hash_threads, queue_size=settings.auth_hash_queue_size)
-    app.state.signer = TokenSigner(
-        KeyRing(settings.jwt_keys_dir, settings.jwt_algorithm, may_generate=not settings.is_production),
-        issuer=settings.issuer,
-        audience=settings.jwt_audience,
-        access_lifetime=timedelta(seconds=settings.auth_access_ttl_seconds),
-    )
+    configure(app, settings or get_settings())
     app.add_middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(RequestMiddleware)
     app.add_middleware(ReadableStartup)
@@ -72,6 +64,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_api_route("/", _home, include_in_schema=False)
     logging.getLogger("uvicorn.access").addFilter(_drop_query)
     return app
+
+
+def configure(app: FastAPI, settings: Settings) -> None:
+    """Give an application its settings, and what is made from them once."""
+    app.state.settings = settings
+    app.state.hash_pool = HashPool(threads=settings.auth_hash_threads, queue_size=settings.auth_hash_queue_size)
+    app.state.signer = TokenSigner(
+        KeyRing(settings.jwt_keys_dir, settings.jwt_algorithm, may_generate=not settings.is_production),
+        issuer=settings.issuer,
+        audience=settings.jwt_audience,
+        access_lifetime=timedelta(seconds=settings.auth_access_ttl_seconds),
+    )
 
 
 _drop_query = DropQuery()
