@@ -21,6 +21,8 @@ from src.core.passwords import HashPool
 from src.core.settings import Settings, get_settings
 from src.core.tokens import TokenSigner
 from src.db.migrations import is_current, migrate
+from src.email import EmailUtils, SendsMail
+from src.services.outbox import Dispatcher
 from src.services.purge import purge_quietly
 
 __all__ = ["app", "create_app", "db"]
@@ -57,6 +59,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.hash_pool = HashPool(threads=settings.auth_hash_threads, queue_size=settings.auth_hash_queue_size)
+    app.state.email = EmailUtils.from_settings(settings)
+    app.state.wake_dispatcher = _nobody_to_wake
     app.state.signer = TokenSigner(
         KeyRing(settings.jwt_keys_dir, settings.jwt_algorithm, may_generate=not settings.is_production),
         issuer=settings.issuer,
@@ -86,20 +90,46 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(name)s: %(message)s")
     settings: Settings = app.state.settings
     _look_at_keys(app.state.signer.keys, settings)
-    _look_at_mail(settings, is_wired=get_email_utils in app.dependency_overrides)
+    email = _wired_email(app)
+    _look_at_mail(settings, email)
     await _prepare_database(settings)
     purging = asyncio.create_task(purge_quietly(db, settings))
-    yield
+    async with _dispatching(app, email, settings):
+        yield
     purging.cancel()
     await asyncio.gather(purging, return_exceptions=True)
     await db.disconnect()
 
 
-def _look_at_mail(settings: Settings, *, is_wired: bool) -> None:
-    if is_wired:
+def _wired_email(app: FastAPI) -> SendsMail | None:
+    override = app.dependency_overrides.get(get_email_utils)
+    email: SendsMail | None = override() if override else app.state.email
+    return email
+
+
+def _nobody_to_wake() -> None:
+    """Without a dispatcher in this process, mail is found by the polling of another."""
+
+
+@asynccontextmanager
+async def _dispatching(app: FastAPI, email: SendsMail | None, settings: Settings) -> AsyncIterator[None]:
+    if email is None or not settings.outbox_in_app:
+        yield
+        return
+    dispatcher = Dispatcher(db, email, settings)
+    app.state.wake_dispatcher = dispatcher.wake
+    running = asyncio.create_task(dispatcher.run())
+    yield
+    await dispatcher.finish(running)
+
+
+def _look_at_mail(settings: Settings, email: SendsMail | None) -> None:
+    if email is not None:
         return
     if settings.is_production:
-        raise StartupRefused("Nothing carries mail, so links would be handed to whoever asks: wire EmailUtils in.")
+        raise StartupRefused(
+            "Nothing carries mail, so links would be handed to whoever asks: set SMTP_HOST and SMTP_FROM."
+        )
     log.warning(
         "Nothing carries mail: activation links are in the answers, and links to reset a password or change an address "
         "are too only with AUTH_RETURN_TOKEN_IN_RESPONSE=true. Do not run like this in production."

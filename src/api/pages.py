@@ -90,6 +90,17 @@ async def confirm_email_change(request: Request, credentials: CredentialsDep, to
     return _render(request, "email_changed.html")
 
 
+@router.api_route("/email-revert", methods=["GET", "HEAD"])
+async def show_email_revert(request: Request, credentials: CredentialsDep, token: TokenInQuery = "") -> Response:
+    return _render(request, "email_revert.html", token=token, email=await credentials.preview_email_revert(token))
+
+
+@router.post("/email-revert")
+async def revert_email_change(request: Request, credentials: CredentialsDep, token: TokenInForm) -> Response:
+    await credentials.revert_email_change(token)
+    return _render(request, "email_reverted.html")
+
+
 def is_page(request: Request) -> bool:
     return getattr(request.state, "is_page", False)
 

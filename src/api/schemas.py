@@ -219,7 +219,14 @@ class AuthorizationServer(BaseModel):
 
 
 class Health(BaseModel):
-    status: Annotated[str, Field(examples=["ok"])]
+    status: Annotated[Literal["ok"], Field(examples=["ok"])] = "ok"
+
+
+class Readiness(Health):
+    mail: Annotated[
+        Literal["ok", "stuck"],
+        Field(description="Whether mail waits for minutes, or could not be sent: see `python -m src outbox list`."),
+    ]
 
 
 class Problem(BaseModel):

@@ -56,10 +56,10 @@ class UserTokenRepository(BaseRepository[UserTokenModel]):
         )
         return (await self._session.scalars(query)).one_or_none()
 
-    async def find_email_change(self, token: str) -> EmailChange | None:
+    async def find_email_change(self, token: str, purpose: TokenPurpose) -> EmailChange | None:
         """What the token would change, if it can still be spent."""
         query = select(UserTokenModel.user_id, UserTokenModel.new_email, UserTokenModel.session_id).where(
-            *_can_be_spent(token, TokenPurpose.EMAIL_CHANGE)
+            *_can_be_spent(token, purpose)
         )
         row = (await self._session.execute(query)).one_or_none()
         return None if row is None else EmailChange(row.user_id, row.new_email, row.session_id)
@@ -75,8 +75,13 @@ class UserTokenRepository(BaseRepository[UserTokenModel]):
         return hash_token(token) in (await self._session.scalars(statement)).all()
 
     async def end_all(self, user_id: UUID) -> None:
-        """End every link of a user, whatever it was for."""
-        await self._session.execute(delete(UserTokenModel).where(UserTokenModel.user_id == user_id))
+        """End every link of a user, but for the one that undoes an e-mail change: a thief who has moved the account
+        would otherwise only have to change the password too."""
+        await self._session.execute(
+            delete(UserTokenModel).where(
+                UserTokenModel.user_id == user_id, UserTokenModel.purpose != TokenPurpose.EMAIL_REVERT
+            )
+        )
 
     async def delete_expired(self) -> int:
         """Forget tokens that can never be spent; how many they were."""

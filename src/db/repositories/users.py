@@ -5,12 +5,12 @@ from datetime import datetime
 from typing import ClassVar
 from uuid import UUID
 
-from sqlalchemy import Exists, Row, bindparam, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, delete, exists, or_, select, update
 
 from src.core.addresses import normalize_email
 from src.core.exceptions import AppException, UserEmailTakenError, UserNotFoundError
 from src.db.base import utc_now
-from src.db.models import SessionModel, TokenPurpose, UserModel, UserTokenModel
+from src.db.models import OutboxEmailModel, OutboxStatus, SessionModel, TokenPurpose, UserModel, UserTokenModel
 from src.db.repositories.base import BaseRepository
 
 _RECORD = select(
@@ -118,7 +118,7 @@ class UserRepository(BaseRepository[UserModel]):
         """The newest sign-ups of an address that a link can still activate."""
         query = (
             select(UserModel)
-            .where(UserModel.email == email, UserModel.activated_at.is_(None), _has_activation_link())
+            .where(UserModel.email == email, UserModel.activated_at.is_(None), _awaits_confirmation())
             .order_by(UserModel.id.desc())
             .limit(limit)
         )
@@ -149,16 +149,19 @@ class UserRepository(BaseRepository[UserModel]):
         """
         abandoned = (
             select(UserModel.id)
-            .where(UserModel.activated_at.is_(None), UserModel.created_at < created_before, ~_has_activation_link())
+            .where(UserModel.activated_at.is_(None), UserModel.created_at < created_before, ~_awaits_confirmation())
             .with_for_update(skip_locked=True)
         )
         statement = delete(UserModel).where(UserModel.id.in_(abandoned)).returning(UserModel.id)
         return len((await self._session.scalars(statement)).all())
 
 
-def _has_activation_link() -> Exists:
-    return exists().where(
+def _awaits_confirmation() -> ColumnElement[bool]:
+    """Whether a link that works was sent, or a mail that will bring one waits."""
+    has_link = exists().where(
         UserTokenModel.user_id == UserModel.id,
         UserTokenModel.purpose == TokenPurpose.ACTIVATION,
         UserTokenModel.expires_at > utc_now(),
     )
+    has_mail = exists().where(OutboxEmailModel.user_id == UserModel.id, OutboxEmailModel.status == OutboxStatus.QUEUED)
+    return or_(has_link, has_mail)
