@@ -48,6 +48,7 @@ class Running:
 def run_service(tmp_path: Path, *arguments: str, **environment: str) -> Iterator[Running]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    environment = {"SERVER_PUBLIC_URL": f"http://127.0.0.1:{port}"} | environment
     log = tmp_path / "service.log"
     command = [sys.executable, "-m", "uvicorn", "src.api.app:app", "--port", str(port), *arguments]
     with log.open("wb") as output:

@@ -86,7 +86,10 @@ def _html_p(text: str) -> Markup:
 
 
 def _html_facts(*facts: tuple[str, str]) -> Markup:
-    row = Markup('<tr><td style="padding:2px 16px 2px 0;opacity:.7">{}</td><td style="padding:2px 0">{}</td></tr>')
+    row = Markup(
+        '<tr style="vertical-align:top"><td style="padding:2px 16px 2px 0;opacity:.7;white-space:nowrap">{}</td>'
+        '<td style="padding:2px 0;word-break:break-word">{}</td></tr>'
+    )
     rows = Markup("").join(row.format(*fact) for fact in facts)
     return Markup('<table role="presentation" style="margin:0 0 16px;border-collapse:collapse">{}</table>').format(rows)
 

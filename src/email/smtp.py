@@ -1,6 +1,7 @@
 """Carrying a message by SMTP."""
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -12,6 +13,7 @@ import aiosmtplib
 from src.core.settings import Settings
 from src.email.messages import Message
 
+GOODBYE_SECONDS = 1
 TIMEOUT_SECONDS = 10  # for each step of the conversation; the dispatcher bounds the whole
 
 
@@ -23,7 +25,7 @@ class EmailUtils:
     port: int
     sender: str
     username: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     tls: Literal["none", "starttls", "implicit"] = "starttls"
 
     @classmethod
@@ -42,8 +44,7 @@ class EmailUtils:
 
     async def send(self, message: Message) -> None:
         """Hand the message to the server. Raises `aiosmtplib.SMTPException` or `OSError` if it is not taken."""
-        await aiosmtplib.send(
-            self.compose(message),
+        server = aiosmtplib.SMTP(
             hostname=self.host,
             port=self.port,
             username=self.username or None,
@@ -52,9 +53,18 @@ class EmailUtils:
             start_tls=self.tls == "starttls",
             timeout=TIMEOUT_SECONDS,
         )
+        try:
+            await server.connect()
+            await server.send_message(self.compose(message))
+            with suppress(aiosmtplib.SMTPException):  # it has been taken: a bad goodbye must not send it again
+                await server.quit(timeout=GOODBYE_SECONDS)
+        finally:
+            server.close()  # at once, also when a stop or the dispatcher's limit cancels what hangs
 
     def compose(self, message: Message) -> EmailMessage:
         """The mail as it travels. A line break in a header raises `ValueError`, so nothing can add one."""
+        if set(message.to + message.subject) & {"\r", "\n"}:  # the library lets one through at the very end
+            raise ValueError("a header may not hold a linefeed or carriage return")
         mail = EmailMessage(policy=SMTP)
         mail["From"] = self.sender
         mail["To"] = message.to

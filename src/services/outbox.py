@@ -62,6 +62,7 @@ class Outbox:
 
     async def _next_place(self, kind: MessageKind, to: str, user_id: UUID | None) -> datetime | None:
         """When the mail may go; `None` if another that waits will do."""
+        await self._mails.take_turn(to, user_id)
         if await self._mails.is_waiting(kind, to_email=to, user_id=user_id):
             return None
         now = utc_now()
@@ -138,7 +139,7 @@ class Dispatcher:
                 async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
                     await self._email.send(message)
         except asyncio.CancelledError:
-            await asyncio.shield(self._settle(lambda mails: mails.release(mail)))
+            await self._settle(lambda mails: mails.release(mail))
             raise
         except Exception as error:  # noqa: BLE001 - whatever it was, the mail is tried again
             await self._retry_later(mail, error)
@@ -155,10 +156,22 @@ class Dispatcher:
         log.log(level, "Mail %s (%s) failed, attempt %d: %s", mail.id, mail.kind, mail.attempts, reason)
 
     async def _settle(self, settle: Callable[[OutboxRepository], Awaitable[None]]) -> None:
-        async with self.database.session() as session:
-            await begin_writing(session)
-            await settle(OutboxRepository(session))
-            await session.commit()
+        """Write down what became of a mail; to the end, even if cancelled, since what is not marked is sent again."""
+        writing = asyncio.create_task(self._write(settle))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await writing
+            raise
+
+    async def _write(self, settle: Callable[[OutboxRepository], Awaitable[None]]) -> None:
+        try:
+            async with self.database.session() as session:
+                await begin_writing(session)
+                await settle(OutboxRepository(session))
+                await session.commit()
+        except Exception as error:  # noqa: BLE001 - it must not end the others of its batch; the lease ends by itself
+            log.warning("What became of a mail could not be stored (%s)", type(error).__qualname__)
 
     async def _mint(self, mail: OutboxEmailModel) -> Message | None:
         """Make the message, with its one-time token if it has one. `None` if there is no reason to send it any more."""
@@ -166,12 +179,16 @@ class Dispatcher:
         async with self.database.session() as session:
             await begin_writing(session)
             await UserRepository(session).lock_address(mail.to_email, and_user=mail.user_id)
+            # Since it was claimed, another may have claimed it, or a new password have ended it.
+            if not await OutboxRepository(session).is_held(mail):
+                return None
             user = await UserRepository(session).find({"id": mail.user_id}) if mail.user_id else None
             url = None
-            if kind in LINK_KINDS or kind is MessageKind.EMAIL_CHANGED:
+            if not kind.is_notice or kind is MessageKind.EMAIL_CHANGED:
                 if user is None or not _still_holds(kind, mail, user):
                     return None
-                url = await self._issue_link(UserTokenRepository(session), kind, mail, user)
+                if kind is not MessageKind.ALREADY_REGISTERED:
+                    url = await self._issue_link(UserTokenRepository(session), kind, mail, user)
             await session.commit()
         values = {**(mail.content or {}), "url": url}
         return self._templates.render(
@@ -221,6 +238,8 @@ def _still_holds(kind: MessageKind, mail: OutboxEmailModel, user: UserModel) -> 
         return user.activated_at is None and user.email == mail.to_email
     if kind is MessageKind.PASSWORD_RESET:
         return user.is_active and user.email == mail.to_email
+    if kind is MessageKind.ALREADY_REGISTERED:
+        return user.email == mail.to_email
     return user.is_active  # an address that the account moves to, or has left
 
 

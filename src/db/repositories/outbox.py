@@ -7,12 +7,24 @@ from uuid import UUID, uuid4
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 
 from src.db.base import utc_now
-from src.db.models import OutboxEmailModel, OutboxStatus
+from src.db.models import OutboxEmailModel, OutboxStatus, UserModel
 from src.db.repositories.base import BaseRepository
 
 
 class OutboxRepository(BaseRepository[OutboxEmailModel]):
     model = OutboxEmailModel
+
+    async def take_turn(self, to_email: str, user_id: UUID | None) -> None:
+        """Until the transaction ends, nobody else queues to this address: counting and adding are two statements.
+
+        The user's row comes first, as in every flow; adding the mail would lock it later. (SQLite has one writer.)
+        """
+        if self._session.get_bind().dialect.name == "sqlite":
+            return
+        await self._session.execute(
+            select(UserModel.id).where(UserModel.id == user_id).with_for_update(read=True, key_share=True)
+        )
+        await self._session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(to_email, 0))))
 
     async def is_waiting(self, kind: str, *, to_email: str, user_id: UUID | None = None) -> bool:
         """Whether such a mail to the address (about that user) is queued already."""
@@ -56,6 +68,10 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
         )
         return (await self._session.scalars(statement, execution_options={"populate_existing": True})).all()
 
+    async def is_held(self, mail: OutboxEmailModel) -> bool:
+        """Whether the mail is still there, and still ours."""
+        return await self.exists({"id": mail.id, "lease_id": mail.lease_id})
+
     async def mark_sent(self, mail: OutboxEmailModel) -> None:
         """Forget the content. Of somebody who has left, forget the mail."""
         if mail.user_id is None:
@@ -73,8 +89,9 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
         await self._settle(mail, attempts=mail.attempts - 1)
 
     async def drop(self, mail: OutboxEmailModel) -> None:
-        """Forget a mail that has become pointless."""
-        await self._session.execute(delete(OutboxEmailModel).where(*_held(mail)))
+        """Forget the content of a mail that has become pointless. It counts against the limit as if it was sent: who
+        asks for more and more resets would otherwise see by the time that it takes whether an address is known."""
+        await self._settle(mail, status=OutboxStatus.SENT, content=None, last_error=None)
 
     async def end_links(self, user_id: UUID, kinds: Collection[str]) -> None:
         """Forget the queued mails of these kinds about a user."""
@@ -106,11 +123,12 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
         return (await self._session.scalars(query)).all()
 
     async def count_stuck(self, waiting_since: datetime) -> int:
-        """Mails that wait since before then, and dead letters."""
+        """Dead letters, and mails that nobody takes or that fail since before then; not what waits for the limit."""
+        fails = (OutboxEmailModel.attempts > 0) & (OutboxEmailModel.created_at < waiting_since)
         query = select(func.count()).where(
             or_(
                 OutboxEmailModel.status == OutboxStatus.DEAD,
-                (OutboxEmailModel.status == OutboxStatus.QUEUED) & (OutboxEmailModel.created_at < waiting_since),
+                (OutboxEmailModel.status == OutboxStatus.QUEUED) & ((OutboxEmailModel.due_at < waiting_since) | fails),
             )
         )
         return (await self._session.scalars(query)).one()
