@@ -89,11 +89,15 @@ def rotate_keys() -> None:
     They are published at once and sign a few minutes later. The old ones go on verifying until they are retired.
     """
     settings = get_settings()
-    for key in rotate(settings.jwt_keys_dir, settings.jwt_algorithm):
-        typer.echo(f"{key.path}: {key.id} signs from {key.signs_from:%Y-%m-%d %H:%M:%S} UTC")
+    try:
+        rotate(settings.jwt_keys_dir, settings.jwt_algorithm)
+    except OSError as error:
+        _fail(f"The new keys cannot be written: {error}")
+    list_keys()
 
 
-@keys.command("retire")
+# An id may begin with a dash: it is no option then.
+@keys.command("retire", context_settings={"ignore_unknown_options": True})
 def retire_key(
     key_id: Annotated[str, typer.Argument(help="The id that `keys list` shows.")],
     *,

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
@@ -35,7 +35,7 @@ os.environ |= {
 atexit.register(shutil.rmtree, os.environ["JWT_KEYS_DIR"], ignore_errors=True)
 
 import src.db.models  # noqa: E402, F401 - registers every table on BaseModel.metadata
-from src.api.app import create_app  # noqa: E402
+from src.api.app import configure, create_app  # noqa: E402
 from src.api.app import db as production_db  # noqa: E402
 from src.api.dependencies import get_email_utils  # noqa: E402
 from src.db import AsyncDatabaseManager, BaseModel  # noqa: E402
@@ -210,6 +210,19 @@ class Service:
 StartService = Callable[..., Awaitable[Service]]
 
 
+_idle_apps: list[FastAPI] = []
+
+
+@contextmanager
+def borrow_app(settings: Settings) -> Iterator[FastAPI]:
+    """An application with these settings. They are built once and used again: FastAPI takes its time over routes."""
+    app = _idle_apps.pop() if _idle_apps else create_app(settings)
+    configure(app, settings)
+    yield app
+    app.dependency_overrides.clear()
+    _idle_apps.append(app)
+
+
 @pytest_asyncio.fixture
 async def start_service(database_url: str) -> AsyncGenerator[StartService, None]:
     """Makes applications with settings of their own: `await start_service(mail=True, auth_auto_activate=True)`.
@@ -221,7 +234,7 @@ async def start_service(database_url: str) -> AsyncGenerator[StartService, None]
         async def start(*, mail: bool = False, **settings: Any) -> Service:
             manager = AsyncDatabaseManager(database_url)
             stack.push_async_callback(manager.disconnect)
-            app = create_app(make_settings(**settings))
+            app = stack.enter_context(borrow_app(make_settings(**settings)))
             app.dependency_overrides[production_db.session_dependency] = manager.session_dependency
             mailbox = Mailbox() if mail else None
             transport = ASGITransport(app=app, raise_app_exceptions=False)

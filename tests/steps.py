@@ -84,9 +84,15 @@ async def hold(pool: CountingPool, gate: Awaitable[None], *, jobs: int) -> list[
     tasks = [
         asyncio.create_task(pool.run(lambda: None, queue_share=1.0, caller_is_gone=wait_at_gate)) for _ in range(jobs)
     ]
-    while pool.waiting < jobs - 2:
-        await asyncio.sleep(0)
+    await wait_until(lambda: pool.waiting >= jobs - 2)
     return tasks
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    """Let others run until the condition holds; fails after ten seconds."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
 
 
 @dataclass(frozen=True)
@@ -128,9 +134,8 @@ async def me(service: Service, who: LoggedIn) -> Response:
 
 async def start_waiting(pool: CountingPool, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
     """Start a request and let it run until it waits to hash."""
-    task = asyncio.create_task(work)
     waiting = pool.waiting
-    while pool.waiting == waiting:
-        assert not task.done()
-        await asyncio.sleep(0)
+    task = asyncio.create_task(work)
+    await wait_until(lambda: pool.waiting > waiting or task.done())
+    assert not task.done()
     return task

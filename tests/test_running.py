@@ -81,7 +81,7 @@ def test_two_workers_start_together_on_an_empty_database(empty_url: str, tmp_pat
             assert "Traceback" not in service.log
             time.sleep(0.05)
 
-        assert service.log.count("Running upgrade") == 1
+        assert service.log.count("Running upgrade  ->") == 1
 
 
 async def test_fifty_clicks_on_one_link_reach_two_workers(database_url: str, tmp_path: Path) -> None:

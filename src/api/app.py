@@ -48,7 +48,6 @@ TAGS = [
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """A new application on the process's database, `db`. It answers without its lifespan too, as tests need it."""
-    settings = settings or get_settings()
     app = FastAPI(
         title="User and auth service",
         description=DESCRIPTION,
@@ -57,6 +56,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
         responses=document(AppException, ServiceUnavailableException),
     )
+    configure(app, settings or get_settings())
+    app.add_middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(RequestMiddleware)
+    app.add_middleware(ReadableStartup)
+    errors.install(app)
+    for module in (accounts, sessions, credentials, users, well_known, health, pages):
+        app.include_router(module.router)
+    app.add_api_route("/", _home, include_in_schema=False)
+    logging.getLogger("uvicorn.access").addFilter(_drop_query)
+    return app
+
+
+def configure(app: FastAPI, settings: Settings) -> None:
+    """Give an application its settings, and what is made from them once."""
     app.state.settings = settings
     app.state.hash_pool = HashPool(threads=settings.auth_hash_threads, queue_size=settings.auth_hash_queue_size)
     app.state.email = EmailUtils.from_settings(settings)
@@ -67,15 +80,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         audience=settings.jwt_audience,
         access_lifetime=timedelta(seconds=settings.auth_access_ttl_seconds),
     )
-    app.add_middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES)
-    app.add_middleware(RequestMiddleware)
-    app.add_middleware(ReadableStartup)
-    errors.install(app)
-    for module in (accounts, sessions, credentials, users, well_known, health, pages):
-        app.include_router(module.router)
-    app.add_api_route("/", _home, include_in_schema=False)
-    logging.getLogger("uvicorn.access").addFilter(_drop_query)
-    return app
 
 
 _drop_query = DropQuery()
@@ -89,9 +93,9 @@ async def _home() -> RedirectResponse:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(name)s: %(message)s")
     settings: Settings = app.state.settings
-    _look_at_keys(app.state.signer.keys, settings)
     email = _wired_email(app)
     _look_at_mail(settings, email)
+    _look_at_keys(app.state.signer.keys, settings)
     await _prepare_database(settings)
     purging = asyncio.create_task(purge_quietly(db, settings))
     async with _dispatching(app, email, settings):

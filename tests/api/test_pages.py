@@ -10,7 +10,7 @@ from starlette.routing import Mount
 
 from src.db import AsyncDatabaseManager
 from tests.conftest import Service, StartService
-from tests.steps import activate, count_hashes, create_account, expire_links, hold, sign_up, token_of
+from tests.steps import activate, count_hashes, create_account, expire_links, hold, sign_up, token_of, wait_until
 
 
 async def open_link(service: Service, token: str, method: str = "GET") -> Response:
@@ -132,8 +132,7 @@ class TestWhenSeveralSignUpsWait:
         pool = count_hashes(service)
         holding = await hold(pool, gate, jobs=2)
         pressing = asyncio.create_task(press_button(service, tokens[1], password="the-owners-own-password"))
-        while pool.waiting < 1:
-            await asyncio.sleep(0)
+        await wait_until(lambda: pool.waiting == 1)
 
         assert "Connections in pool: 1" in service.database.engine.pool.status()
         assert "Current Checked out connections: 0" in service.database.engine.pool.status()

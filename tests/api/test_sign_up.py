@@ -24,6 +24,7 @@ from tests.steps import (
     post_sign_up,
     sign_up,
     token_of,
+    wait_until,
 )
 
 Result = TypeVar("Result")
@@ -332,8 +333,7 @@ class TestFullQueue:
         holding = await hold(pool, gate, jobs=2 + 63)
 
         signing_up = asyncio.create_task(post_sign_up(service))
-        while pool.waiting < 64:
-            await asyncio.sleep(0)
+        await wait_until(lambda: pool.waiting >= 64)
         refused = await post_sign_up(service, "bob@example.com")
         verifying = asyncio.create_task(pool.run(lambda: "log-in", queue_share=1.0, caller_is_gone=nobody_is_gone))
         gate.set_result(None)
@@ -360,8 +360,7 @@ class TestFullQueue:
         headers = [(b"content-type", b"application/json")]
         scope = {"type": "http", "method": "POST", "path": "/auth/signup", "query_string": b"", "headers": headers}
         request = asyncio.ensure_future(service.app(scope, receive, send))
-        while pool.waiting < 1:
-            await asyncio.sleep(0)
+        await wait_until(lambda: pool.waiting == 1)
 
         gate.set_result(None)
         await asyncio.gather(request, *holding)

@@ -1,0 +1,293 @@
+"""The command line, on real databases and real key files."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from typer.testing import CliRunner, Result
+
+from src.cli import app
+from src.core.keys import SIGNS_AFTER, load_keys, rotate
+from src.core.settings import get_settings
+from src.db import AsyncDatabaseManager
+from src.db.base import utc_now
+from src.db.migrations import head, is_current
+from src.db.models import SessionModel, TokenPurpose, UserModel, UserTokenModel
+from tests.core.test_keys import rotate_ago
+from tests.test_running import ROOT, Running
+
+DAY = timedelta(days=1)
+ACCESS_LIFETIME = timedelta(minutes=15)
+IDLE_LIFETIME = timedelta(days=14)
+
+
+def run(*arguments: str, **environment: str) -> Result:
+    get_settings.cache_clear()
+    try:
+        return CliRunner().invoke(app, arguments, env=environment)
+    finally:
+        get_settings.cache_clear()
+
+
+def run_keys(folder: Path, *arguments: str, **environment: str) -> Result:
+    return run("keys", *arguments, JWT_KEYS_DIR=str(folder), **environment)
+
+
+def key_ids(folder: Path) -> set[str]:
+    return {key.id for keys in load_keys(folder) for key in keys}
+
+
+def test_without_a_command_it_lists_them() -> None:
+    result = run()
+
+    for command in ("serve", "migrate", "purge", "keys"):
+        assert command in result.output
+
+
+async def test_migrate_brings_a_database_to_this_version_however_often(empty_url: str) -> None:
+    for _ in range(2):
+        result = await asyncio.to_thread(run, "migrate", DATABASE_URL=empty_url)
+
+        assert result.exit_code == 0, result.output
+        assert f"at {head()}" in result.output
+    database = AsyncDatabaseManager(empty_url)
+    async with database.session() as session:
+        assert await is_current(session)
+    await database.disconnect()
+
+
+def make_session(user: UserModel, *, expires_in: timedelta) -> SessionModel:
+    expires_at = utc_now() + expires_in
+    return SessionModel(user_id=user.id, idle_expires_at=expires_at, expires_at=expires_at)
+
+
+def make_token(user: UserModel, token_hash: str, *, expires_in: timedelta) -> UserTokenModel:
+    return UserTokenModel(
+        user_id=user.id,
+        purpose=TokenPurpose.PASSWORD_RESET,
+        token_hash=token_hash,
+        expires_at=utc_now() + expires_in,
+    )
+
+
+async def test_purge_deletes_what_has_ended_and_nothing_else(database: AsyncDatabaseManager, database_url: str) -> None:
+    owner = UserModel(email="ana@example.com", hashed_password="x")
+    abandoned, waiting = (
+        UserModel(
+            email="ben@example.com",
+            hashed_password="x",
+            is_active=False,
+            activated_at=None,
+            created_at=utc_now() - timedelta(days=days),
+        )
+        for days in (3, 1)
+    )
+    async with database.session() as session:
+        session.add_all([owner, abandoned, waiting])
+        await session.flush()
+        live = [make_session(owner, expires_in=DAY), make_token(owner, "live", expires_in=DAY)]
+        session.add_all([*live, make_session(owner, expires_in=-DAY), make_token(owner, "expired", expires_in=-DAY)])
+        await session.commit()
+
+    result = await asyncio.to_thread(run, "purge", DATABASE_URL=database_url)
+
+    assert result.output == "Deleted 1 tokens, 1 sessions, 1 sign-ups.\n"
+    async with database.session() as session:
+        assert set(await session.scalars(select(UserModel.id))) == {owner.id, waiting.id}
+        assert list(await session.scalars(select(SessionModel.id))) == [live[0].id]
+        assert list(await session.scalars(select(UserTokenModel.id))) == [live[1].id]
+
+
+def test_serve_starts_the_service_on_the_port_it_is_told_and_stops_when_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = os.environ | {"DATABASE_URL": f"sqlite:///{tmp_path}/users.db", "JWT_KEYS_DIR": f"{tmp_path}/keys"}
+    command = [sys.executable, "-m", "src", "serve", "--port", str(port)]
+
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        Running(process, port, tmp_path / "log").wait_until_ready()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+
+    assert len(key_ids(tmp_path / "keys")) == 2
+    assert "Application shutdown complete" in (tmp_path / "log").read_text()
+
+
+class TestRotate:
+    @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA", "RS256"])
+    def test_it_makes_an_access_key_of_the_algorithm_and_a_refresh_secret(self, tmp_path: Path, algorithm: str) -> None:
+        result = run_keys(tmp_path / "keys", "rotate", JWT_ALGORITHM=algorithm)
+
+        [access], [refresh] = load_keys(tmp_path / "keys")
+        assert result.exit_code == 0
+        assert access.algorithm == algorithm
+        for key in (access, refresh):
+            assert re.search(rf"{re.escape(key.id)} .* signs now .*{re.escape(str(key.path))}", result.output)
+            assert stat.S_IMODE(key.path.stat().st_mode) == 0o600
+
+    def test_twice_in_a_second_makes_two(self, tmp_path: Path) -> None:
+        for _ in range(2):
+            run_keys(tmp_path, "rotate")
+
+        assert len(key_ids(tmp_path)) == 4
+
+    def test_no_command_prints_a_secret(self, tmp_path: Path) -> None:
+        outputs = [run_keys(tmp_path, command).output for command in ("rotate", "list")]
+
+        [_], [refresh] = load_keys(tmp_path)
+        assert isinstance(refresh.signing, bytes)
+        assert refresh.signing.decode() not in "".join(outputs)
+
+
+class TestList:
+    def test_it_shows_what_each_key_does(self, tmp_path: Path) -> None:
+        oldest, oldest_secret = rotate_ago(tmp_path, 2 * DAY)
+        signing, signing_secret = rotate_ago(tmp_path, DAY)
+        new, new_secret = rotate(tmp_path, "ES256")
+
+        lines = run_keys(tmp_path, "list").output.splitlines()
+
+        signs_from = f"signs from {new.signs_from:%Y-%m-%d %H:%M:%S} UTC"
+        expected = [
+            ("access", oldest, "ES256", "verifies"),
+            ("access", signing, "ES256", "signs now"),
+            ("access", new.id, "ES256", signs_from),
+            ("refresh", oldest_secret, "HS256", "verifies"),
+            ("refresh", signing_secret, "HS256", "signs now"),
+            ("refresh", new_secret.id, "HS256", signs_from),
+        ]
+        assert len(lines) == len(expected)
+        for line, parts in zip(lines, expected, strict=True):
+            assert line.startswith(parts[0])
+            assert all(part in line for part in parts), line
+            assert str(tmp_path) in line
+
+    def test_a_key_of_another_algorithm_only_verifies(self, tmp_path: Path) -> None:
+        rotate_ago(tmp_path, DAY, "ES256")
+
+        lines = run_keys(tmp_path, "list", JWT_ALGORITHM="EdDSA").output.splitlines()
+
+        assert ["verifies" in line for line in lines] == [True, False]
+
+    def test_where_there_are_no_keys_it_shows_none(self, tmp_path: Path) -> None:
+        result = run_keys(tmp_path, "list")
+
+        assert (result.exit_code, result.output) == (0, "")
+
+    def test_a_file_that_is_no_key_is_named_in_one_sentence(self, tmp_path: Path) -> None:
+        (tmp_path / "broken.pem").write_text("not a key")
+
+        result = run_keys(tmp_path, "list")
+
+        assert result.exit_code == 1
+        assert "broken.pem is not a private key" in result.stderr
+        assert isinstance(result.exception, SystemExit)
+
+
+def assert_kept(result: Result, folder: Path, key_id: str, *, because: str) -> None:
+    assert result.exit_code == 1
+    assert because in result.stderr
+    assert "--force" in result.stderr
+    assert key_id in key_ids(folder)
+
+
+class TestRetire:
+    def test_the_key_that_signs_is_kept(self, tmp_path: Path) -> None:
+        for key_id in rotate_ago(tmp_path, DAY):
+            result = run_keys(tmp_path, "retire", key_id)
+
+            assert_kept(result, tmp_path, key_id, because="It signs")
+
+    def test_the_key_that_signs_is_kept_while_its_successor_waits(self, tmp_path: Path) -> None:
+        signing = rotate_ago(tmp_path, DAY)
+        rotate(tmp_path, "ES256")
+
+        for key_id in signing:
+            result = run_keys(tmp_path, "retire", key_id)
+
+            assert_kept(result, tmp_path, key_id, because="Tokens that it signed live until")
+
+    def test_the_key_that_will_sign_is_kept(self, tmp_path: Path) -> None:
+        rotate_ago(tmp_path, DAY)
+
+        for key in rotate(tmp_path, "ES256"):
+            result = run_keys(tmp_path, "retire", key.id)
+
+            assert_kept(result, tmp_path, key.id, because="It signs")
+
+    @pytest.mark.parametrize(("which", "lifetime"), [(0, ACCESS_LIFETIME), (1, IDLE_LIFETIME)])
+    def test_a_key_is_kept_until_the_last_token_that_it_signed_has_expired(
+        self, tmp_path: Path, which: int, lifetime: timedelta
+    ) -> None:
+        for name, margin in (("early", -timedelta(minutes=1)), ("late", timedelta(minutes=1))):
+            folder = tmp_path / name
+            old = rotate_ago(folder, 30 * DAY)[which]
+            rotate_ago(folder, SIGNS_AFTER + lifetime + margin)
+
+            result = run_keys(folder, "retire", old)
+
+            assert (old in key_ids(folder)) == (name == "early")
+            assert result.exit_code == (1 if name == "early" else 0)
+
+    def test_what_is_retired_is_gone_and_the_rest_stays(self, tmp_path: Path) -> None:
+        old, old_secret = rotate_ago(tmp_path, 60 * DAY)
+        new, new_secret = rotate_ago(tmp_path, 30 * DAY)
+
+        results = [run_keys(tmp_path, "retire", key_id) for key_id in (old, old_secret)]
+
+        assert [result.exit_code for result in results] == [0, 0]
+        assert f"Retired {old}" in results[0].output
+        assert key_ids(tmp_path) == {new, new_secret}
+
+    def test_a_key_that_has_leaked_goes_at_once_with_force(self, tmp_path: Path) -> None:
+        access, refresh = rotate_ago(tmp_path, DAY)
+
+        result = run_keys(tmp_path, "retire", access, "--force")
+
+        assert result.exit_code == 0
+        assert key_ids(tmp_path) == {refresh}
+
+    def test_a_key_of_another_algorithm_needs_force(self, tmp_path: Path) -> None:
+        other, _ = rotate_ago(tmp_path, 60 * DAY, "ES256")
+        rotate_ago(tmp_path, 30 * DAY, "EdDSA")
+
+        refused = run_keys(tmp_path, "retire", other, JWT_ALGORITHM="EdDSA")
+        assert_kept(refused, tmp_path, other, because="may have signed")
+        forced = run_keys(tmp_path, "retire", other, "--force", JWT_ALGORITHM="EdDSA")
+
+        assert forced.exit_code == 0
+        assert other not in key_ids(tmp_path)
+
+    @pytest.mark.parametrize("key_id", ["unknown", "-begins-with-a-dash", "--with-two"])
+    def test_an_id_that_no_key_has_is_refused_with_where_to_find_them(self, tmp_path: Path, key_id: str) -> None:
+        before = rotate_ago(tmp_path, DAY)
+
+        result = run_keys(tmp_path, "retire", key_id, "--force")
+
+        assert result.exit_code == 1
+        assert f"There is no key {key_id} in {tmp_path}" in result.stderr
+        assert "keys list" in result.stderr
+        assert key_ids(tmp_path) == set(before)
+
+
+def test_after_a_leak_the_new_key_signs_at_once(tmp_path: Path) -> None:
+    leaked = rotate_ago(tmp_path, DAY)
+
+    run_keys(tmp_path, "rotate")
+    for key_id in leaked:
+        run_keys(tmp_path, "retire", key_id, "--force")
+
+    lines = run_keys(tmp_path, "list").output.splitlines()
+    assert ["signs now" in line for line in lines] == [True, True]

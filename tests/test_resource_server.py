@@ -1,0 +1,155 @@
+"""The example of a second service, and ours, as real processes that share an address and nothing else."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+
+from src.core.keys import SIGNS_AFTER, load_keys
+from tests.core.test_keys import rotate_ago
+from tests.steps import PASSWORD, LoggedIn, read_tokens, token_of
+from tests.test_running import ROOT, Running
+
+CREDENTIALS = {"email": "ana@example.com", "password": PASSWORD}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+@contextmanager
+def run_app(app: str, port: int, log: Path, **environment: str) -> Iterator[Running]:
+    """Like `run_service`, for any application and on a known port: each must know the issuer's address."""
+    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield Running(process, port, log)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class Pair:
+    issuer: Running
+    resource_server: Running
+    keys: Path
+
+    def log_in(self) -> LoggedIn:
+        return read_tokens(httpx.post(f"{self.issuer.url}/auth/login", json=CREDENTIALS))
+
+    def whoami(self, token: str) -> httpx.Response:
+        return httpx.get(f"{self.resource_server.url}/whoami", headers={"Authorization": f"Bearer {token}"})
+
+    def count_key_requests(self) -> int:
+        return self.issuer.log.count("GET /.well-known/jwks.json")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    folder, port = tmp_path_factory.mktemp("pair"), free_port()
+    keys, url = folder / "keys", f"http://127.0.0.1:{port}"
+    rotate_ago(keys, timedelta(days=30))
+    settings = {"SERVER_PUBLIC_URL": url, "DATABASE_URL": f"sqlite:///{folder}/users.db", "JWT_KEYS_DIR": str(keys)}
+    with ExitStack() as stack:
+        issuer = stack.enter_context(run_app("src.api.app:app", port, folder / "issuer.log", **settings))
+        resource_server = stack.enter_context(
+            run_app("examples.resource_server:app", free_port(), folder / "resource_server.log", ISSUER=url)
+        )
+        issuer.wait_until_ready()
+        wait_until(lambda: "Uvicorn running" in resource_server.log)
+        sign_up = httpx.post(f"{url}/auth/signup", json=CREDENTIALS).json()
+        httpx.post(f"{url}/auth/activate", json={"token": token_of(sign_up["activation_url"])}).raise_for_status()
+        yield Pair(issuer, resource_server, keys)
+
+
+@pytest.fixture
+def ana(pair: Pair) -> LoggedIn:
+    return pair.log_in()
+
+
+def test_a_token_of_the_issuer_is_understood(pair: Pair, ana: LoggedIn) -> None:
+    response = pair.whoami(ana.access_token)
+
+    assert response.status_code == 200
+    assert response.json()["user_id"] == ana.user_id
+    sessions = httpx.get(f"{pair.issuer.url}/auth/sessions", headers=ana.bearer).json()["items"]
+    assert response.json()["session_id"] == sessions[0]["id"]
+
+
+def test_without_a_token_it_asks_for_one(pair: Pair) -> None:
+    response = httpx.get(f"{pair.resource_server.url}/whoami")
+
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_what_the_issuer_did_not_sign_as_an_access_token_for_this_audience_is_refused(
+    pair: Pair, ana: LoggedIn
+) -> None:
+    ours = load_keys(pair.keys)[0][0]
+    claims = jwt.decode(ana.access_token, options={"verify_signature": False})
+
+    def sign(key: Any = ours.signing, *, algorithm: str = "ES256", typ: str = "at+jwt", **changes: Any) -> str:
+        return jwt.encode(claims | changes, key, algorithm, {"typ": typ, "kid": ours.id})
+
+    forgeries = {
+        "wrong key": sign(generate_private_key(SECP256R1())),
+        "no signature": sign(None, algorithm="none"),
+        "a secret": sign(b"x" * 32, algorithm="HS256"),
+        "wrong typ": sign(typ="JWT"),
+        "wrong issuer": sign(iss="http://elsewhere.example.com"),
+        "wrong audience": sign(aud="another-service"),
+        "expired": sign(exp=int(time.time()) - 10),
+        "a refresh token": ana.refresh_token,
+        "garbage": "garbage",
+    }
+
+    assert pair.whoami(sign()).status_code == 200
+    assert {name: pair.whoami(token).status_code for name, token in forgeries.items()} == dict.fromkeys(forgeries, 401)
+
+
+def test_tokens_with_made_up_keys_do_not_make_it_call_the_issuer_each_time(pair: Pair, ana: LoggedIn) -> None:
+    pair.whoami(ana.access_token)
+    before, started_at = pair.count_key_requests(), time.monotonic()
+
+    for number in range(50):
+        stray = jwt.encode({}, b"x" * 32, "HS256", {"typ": "at+jwt", "kid": str(number)})
+        assert pair.whoami(stray).status_code == 401
+
+    assert pair.count_key_requests() - before <= 1 + (time.monotonic() - started_at) / 2
+
+
+def test_after_a_rotation_old_and_new_tokens_are_understood(pair: Pair, ana: LoggedIn) -> None:
+    """The new key is so old that it signs as soon as the issuer, which goes on running, has looked at its files."""
+    new, _ = rotate_ago(pair.keys, SIGNS_AFTER)
+    wait_until(lambda: jwt.get_unverified_header(pair.log_in().access_token)["kid"] == new)
+    new_token = pair.log_in().access_token
+
+    wait_until(lambda: pair.whoami(new_token).status_code == 200)
+
+    assert pair.whoami(ana.access_token).status_code == 200
