@@ -5,15 +5,12 @@ Screenshots stay in pytest's folders: `pytest tests/browser --basetemp=shots`, t
 """
 
 import os
-import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from email import message_from_bytes, policy
 from email.message import EmailMessage
 from itertools import count
 from pathlib import Path
@@ -21,15 +18,14 @@ from typing import Any, Literal
 
 import httpx
 import pytest
-from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, Envelope, Session
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.steps import PASSWORD
+from tests.smtp_server import MailServer, link_in
+from tests.steps import PASSWORD, token_of
 from tests.test_running import run_service
 
 Scheme = Literal["light", "dark"]
@@ -173,89 +169,64 @@ def browser(chromium: Chrome, tmp_path: Path) -> Iterator[Browser]:
     assert browser.take_complaints() == []
 
 
-class Inbox:
-    """Takes mail by SMTP, and hands it out."""
-
-    def __init__(self) -> None:
-        self._mails: list[EmailMessage] = []
-
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's
-        mail = message_from_bytes(envelope.original_content or b"", policy=policy.default)
-        assert isinstance(mail, EmailMessage)
-        self._mails.append(mail)
-        return "250 OK"
-
-    def take(self, to: str, subject: str) -> EmailMessage:
-        """Wait for the mail; each is handed out once, the oldest first."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while time.monotonic() < deadline:
-            for mail in self._mails:
-                if (mail["To"], mail["Subject"]) == (to, subject):
-                    self._mails.remove(mail)
-                    return mail
-            time.sleep(0.01)
-        raise AssertionError(f"no mail {subject!r} to {to}")
-
-
 @dataclass(frozen=True)
 class Live:
     """A running service, seen from outside: its HTTP interface, and the mail that it sends."""
 
     client: httpx.Client
-    inbox: Inbox
+    mail_server: MailServer
 
     def sign_up(self, email: str, *, password: str = PASSWORD, name: str | None = None) -> EmailMessage:
         """The mail with the link."""
         self._post("/auth/signup", email=email, password=password, name=name)
-        return self.inbox.take(email, "Confirm your e-mail address")
+        return self.take_mail(email, "Confirm your e-mail address")
 
     def create_account(self, email: str) -> None:
-        self._post("/auth/activate", token=link_in(self.sign_up(email)).partition("token=")[2])
+        self._post("/auth/activate", token=token_of(link_in(self.sign_up(email))))
 
     def can_log_in(self, email: str, password: str = PASSWORD) -> bool:
         return self.client.post("/auth/login", json={"email": email, "password": password}).is_success
 
     def ask_for_reset(self, email: str) -> EmailMessage:
         self._post("/auth/password-reset/request", email=email)
-        return self.inbox.take(email, "Reset your password")
+        return self.take_mail(email, "Reset your password")
 
     def ask_for_email_change(self, email: str, new_email: str) -> EmailMessage:
         token = self._post("/auth/login", email=email, password=PASSWORD).json()["access_token"]
         bearer = {"Authorization": f"Bearer {token}"}
         self._post("/auth/email-change/request", bearer, new_email=new_email, current_password=PASSWORD)
-        return self.inbox.take(new_email, "Confirm your new e-mail address")
+        return self.take_mail(new_email, "Confirm your new e-mail address")
+
+    def take_mail(self, to: str, subject: str) -> EmailMessage:
+        """Wait for the mail; each is handed out once, the oldest first."""
+        mails, deadline = self.mail_server.mails, time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < deadline:
+            for mail in mails:
+                if (mail["To"], mail["Subject"]) == (to, subject):
+                    mails.remove(mail)
+                    return mail
+            time.sleep(0.01)
+        raise AssertionError(f"no mail {subject!r} to {to}")
 
     def _post(self, path: str, headers: dict[str, str] | None = None, **body: str | None) -> httpx.Response:
         return self.client.post(path, json=body, headers=headers).raise_for_status()
 
 
-def link_in(mail: EmailMessage) -> str:
-    part = mail.get_body(("html",))
-    assert part is not None
-    match = re.search(r'href="([^"]+)"', part.get_content())
-    assert match is not None
-    return match[1]
-
-
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    folder, inbox = tmp_path_factory.mktemp("service"), Inbox()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    mail_server = Controller(inbox, hostname="127.0.0.1", port=port)
-    mail_server.start()
-    environment = {
-        "DATABASE_URL": f"sqlite:///{folder}/users.db",
-        "SMTP_HOST": "127.0.0.1",
-        "SMTP_PORT": str(port),
-        "SMTP_TLS": "none",
-        "SMTP_FROM": "accounts@example.com",
-    }
-    with run_service(folder, **environment) as running:
-        running.wait_until_ready()
-        with httpx.Client(base_url=running.url, timeout=WAIT_SECONDS) as client:
-            yield Live(client, inbox)
-    mail_server.stop()
+    folder = tmp_path_factory.mktemp("service")
+    with MailServer() as mail_server:
+        environment = {
+            "DATABASE_URL": f"sqlite:///{folder}/users.db",
+            "SMTP_HOST": "127.0.0.1",
+            "SMTP_PORT": str(mail_server.port),
+            "SMTP_TLS": "none",
+            "SMTP_FROM": "accounts@example.com",
+        }
+        with run_service(folder, **environment) as running:
+            running.wait_until_ready()
+            with httpx.Client(base_url=running.url, timeout=WAIT_SECONDS) as client:
+                yield Live(client, mail_server)
 
 
 _numbers = count(1)

@@ -4,7 +4,8 @@ import pytest
 from selenium.webdriver import Keys
 from selenium.webdriver.common.by import By
 
-from tests.browser.conftest import Browser, Live, link_in
+from tests.browser.conftest import Browser, Live
+from tests.smtp_server import link_in
 from tests.steps import PASSWORD
 
 pytestmark = pytest.mark.slow
@@ -142,7 +143,7 @@ class TestEmailChange:
         assert live.can_log_in(new_email)
         assert not live.can_log_in(email)
 
-        browser.open_mail(live.inbox.take(email, "Your e-mail address was changed"))
+        browser.open_mail(live.take_mail(email, "Your e-mail address was changed"))
         browser.follow("Put this address back")
         assert email in browser.driver.find_element(By.TAG_NAME, "main").text
         browser.press("Put this address back")

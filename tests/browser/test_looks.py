@@ -7,7 +7,8 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from src.email.messages import Locale, MessageKind, MessageTemplates
-from tests.browser.conftest import PHONE_WIDTH, Browser, Live, Scheme, link_in
+from tests.browser.conftest import PHONE_WIDTH, Browser, Live, Scheme
+from tests.smtp_server import link_in
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +68,7 @@ def every_page(live: Live, browser: Browser, email: str) -> Iterator[str]:
     yield "email-change"
     browser.press("Use this address")
     yield "email-changed"
-    browser.open(link_in(live.inbox.take(email, "Your e-mail address was changed")))
+    browser.open(link_in(live.take_mail(email, "Your e-mail address was changed")))
     yield "email-revert"
     browser.press("Put this address back")
     yield "email-reverted"
