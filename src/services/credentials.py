@@ -165,6 +165,8 @@ class CredentialService:
         """
         await begin_writing(self._session)
         _, change = await self._move(token, TokenPurpose.EMAIL_REVERT)
+        # A notice of a later move would bring a link to whoever moved the account there.
+        await self._mails.end_links(change.user_id, [MessageKind.EMAIL_CHANGED], queued_after=change.issued_at)
         await self._sessions.revoke_all(change.user_id)
         await self._session.commit()
 

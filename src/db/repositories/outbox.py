@@ -93,10 +93,16 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
         asks for more and more resets would otherwise see by the time that it takes whether an address is known."""
         await self._settle(mail, status=OutboxStatus.SENT, content=None, last_error=None)
 
-    async def end_links(self, user_id: UUID, kinds: Collection[str]) -> None:
-        """Forget the queued mails of these kinds about a user."""
+    async def end_links(self, user_id: UUID, kinds: Collection[str], *, queued_after: datetime | None = None) -> None:
+        """Forget the unsent mails of these kinds about a user, all or those queued after a moment."""
+        later = () if queued_after is None else (OutboxEmailModel.created_at > queued_after,)
         await self._session.execute(
-            delete(OutboxEmailModel).where(OutboxEmailModel.user_id == user_id, OutboxEmailModel.kind.in_(kinds))
+            delete(OutboxEmailModel).where(
+                OutboxEmailModel.user_id == user_id,
+                OutboxEmailModel.kind.in_(kinds),
+                OutboxEmailModel.status != OutboxStatus.SENT,
+                *later,
+            )
         )
 
     async def forget_address(self, email: str) -> None:
