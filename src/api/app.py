@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from src.api import errors, pages
 from src.api.dependencies import db, get_email_utils
@@ -20,6 +20,7 @@ from src.core.keys import KeyRing, NoKeysError
 from src.core.passwords import HashPool
 from src.core.settings import Settings, get_settings
 from src.core.tokens import TokenSigner
+from src.db.database import is_database_away
 from src.db.migrations import is_current, migrate
 from src.email import EmailUtils, SendsMail
 from src.services.outbox import Dispatcher
@@ -47,13 +48,17 @@ TAGS = [
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """A new application on the process's database, `db`. It answers without its lifespan too, as tests need it."""
+    """A new application on the process's database, `db`. It answers without its lifespan too, as tests need it.
+
+    The database is DATABASE_URL's, whatever `settings` say: to move an application, override `db.session_dependency`.
+    """
     app = FastAPI(
         title="User and auth service",
         description=DESCRIPTION,
         version="0.1.0",
         openapi_tags=TAGS,
         lifespan=_lifespan,
+        redirect_slashes=False,  # the redirect would be built from the request's Host header
         responses=document(AppException, ServiceUnavailableException),
     )
     configure(app, settings or get_settings())
@@ -65,6 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(module.router)
     app.add_api_route("/", _home, include_in_schema=False)
     logging.getLogger("uvicorn.access").addFilter(_drop_query)
+    logging.getLogger("uvicorn.asgi").setLevel(logging.WARNING)  # at its level "trace" it prints queries, and so tokens
     return app
 
 
@@ -93,6 +99,9 @@ async def _home() -> RedirectResponse:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(name)s: %(message)s")
     settings: Settings = app.state.settings
+    if db.session_dependency in app.dependency_overrides:  # a test's database is the test's to prepare
+        yield
+        return
     email = _wired_email(app)
     _look_at_mail(settings, email)
     _look_at_keys(app.state.signer.keys, settings)
@@ -153,6 +162,8 @@ def _look_at_keys(keys: KeyRing, settings: Settings) -> None:
 
 
 async def _prepare_database(settings: Settings) -> None:
+    if db.is_in_memory:
+        raise StartupRefused("DATABASE_URL names a database in memory, which is for tests: name a file.")
     try:
         if db.is_sqlite or settings.database_auto_migrate:
             await migrate(db)
@@ -160,7 +171,9 @@ async def _prepare_database(settings: Settings) -> None:
         async with db.session() as session:
             if await is_current(session):
                 return
-    except OperationalError as error:
+    except DBAPIError as error:
+        if not is_database_away(error):
+            raise
         raise StartupRefused(
             f"The database cannot be opened ({error.orig}). Check DATABASE_URL; the file and folder of an SQLite "
             "database must be writable for the user that the service runs as."

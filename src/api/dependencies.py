@@ -1,5 +1,6 @@
 """What routes are given. `db` is the one way to the database: overriding `db.session_dependency` moves a whole app."""
 
+from ipaddress import ip_address
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -86,8 +87,13 @@ SessionsDep = Annotated[SessionService, Depends(get_sessions)]
 
 def get_client(request: Request) -> Client:
     """Where the request comes from; behind a proxy, as uvicorn's `--forwarded-allow-ips` lets the proxy say."""
+    address = request.client.host if request.client else ""
+    try:
+        place = str(ip_address(address))
+    except ValueError:  # a unix socket, or what somebody wrote into X-Forwarded-For
+        place = None
     user_agent = "".join(filter(str.isprintable, request.headers.get("user-agent", "")))
-    return Client(request.client.host if request.client else None, user_agent[:255] or None)
+    return Client(place, user_agent[:255] or None)
 
 
 ClientDep = Annotated[Client, Depends(get_client)]

@@ -46,7 +46,7 @@ NewPasswordInForm = Annotated[str, Form(max_length=PASSWORD_MAX_LENGTH)]
 PasswordInForm = Annotated[str | None, Form(max_length=PASSWORD_MAX_LENGTH)]
 
 
-@router.api_route("/activate", methods=["GET", "HEAD"])
+@router.get("/activate")
 async def show_activation(request: Request, accounts: AccountsDep, token: TokenInQuery = "") -> Response:
     sign_up = await accounts.preview_activation(token)
     return _render(request, "activate.html", token=token, sign_up=sign_up)
@@ -62,7 +62,7 @@ async def confirm_activation(
     return _render(request, "activated.html")
 
 
-@router.api_route("/password-reset", methods=["GET", "HEAD"])
+@router.get("/password-reset")
 async def show_password_reset(request: Request, credentials: CredentialsDep, token: TokenInQuery = "") -> Response:
     email = await credentials.preview_password_reset(token)
     return _render(request, "password_reset.html", token=token, email=email)
@@ -81,7 +81,7 @@ async def reset_password(
     return _render(request, "password_reset_done.html")
 
 
-@router.api_route("/email-change", methods=["GET", "HEAD"])
+@router.get("/email-change")
 async def show_email_change(request: Request, credentials: CredentialsDep, token: TokenInQuery = "") -> Response:
     return _render(request, "email_change.html", token=token, email=await credentials.preview_email_change(token))
 
@@ -92,7 +92,7 @@ async def confirm_email_change(request: Request, credentials: CredentialsDep, to
     return _render(request, "email_changed.html")
 
 
-@router.api_route("/email-revert", methods=["GET", "HEAD"])
+@router.get("/email-revert")
 async def show_email_revert(request: Request, credentials: CredentialsDep, token: TokenInQuery = "") -> Response:
     return _render(request, "email_revert.html", token=token, email=await credentials.preview_email_revert(token))
 

@@ -110,7 +110,7 @@ class AccountService:
                 MessageKind.ALREADY_REGISTERED, to=owner.email, user_id=owner.id, where=requested_from
             )
         else:
-            for user in await self._users.list_live_sign_ups(email, limit=RESENT_LINKS):
+            for user in await self._users.list_live_sign_ups(email, limit=RESENT_LINKS, lock=True):
                 await self._queue_answer(self._outbox, user, None)
         await self._session.commit()
 

@@ -33,7 +33,7 @@ class UserRepository(BaseRepository[UserModel]):
     not_found = UserNotFoundError
     conflicts: ClassVar[Mapping[str, type[AppException]]] = {
         "uq_users_email_activated": UserEmailTakenError,
-        "users.email": UserEmailTakenError,
+        "UNIQUE constraint failed: users.email": UserEmailTakenError,
     }
 
     async def get_record(self, user_id: UUID) -> UserRecord:
@@ -114,14 +114,20 @@ class UserRepository(BaseRepository[UserModel]):
         with self._conflicts_named():
             return (await self._session.scalars(statement)).one_or_none() is not None
 
-    async def list_live_sign_ups(self, email: str, *, limit: int) -> Sequence[UserModel]:
-        """The newest sign-ups of an address that a link can still activate."""
+    async def list_live_sign_ups(self, email: str, *, limit: int, lock: bool = False) -> Sequence[UserModel]:
+        """The newest sign-ups of an address that a link can still activate.
+
+        With `lock`, they stay until the transaction ends, and one that somebody else has locked is left out: a sign-up
+        that came after `lock_address` may be activated or deleted at this moment.
+        """
         query = (
             select(UserModel)
             .where(UserModel.email == email, UserModel.activated_at.is_(None), _awaits_confirmation())
             .order_by(UserModel.id.desc())
             .limit(limit)
         )
+        if lock:
+            query = query.with_for_update(skip_locked=True)
         return (await self._session.scalars(query)).all()
 
     async def activate(self, user_id: UUID) -> bool:
