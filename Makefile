@@ -21,8 +21,7 @@ run: install ## Start the service on http://localhost:8000 (PORT=...), on SQLite
 	$(BIN)/uvicorn src.api.app:app --port $(PORT)
 
 test: install ## Run the tests, on SQLite and PostgreSQL (nothing to install)
-	$(BIN)/coverage run -m pytest -m "not slow"
-	$(BIN)/coverage report
+	$(BIN)/pytest -m "not slow" -n logical --cov --cov-report=term:skip-covered
 
 test-slow: install ## Run the tests that take longer
 	$(BIN)/pytest -m slow

@@ -11,7 +11,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 Mood = Literal[
-    "well", "hangs", "drops", "takes and drops", "not now", "never", "takes and hangs", "takes and stays silent"
+    "well", "slow", "hangs", "drops", "takes and drops", "takes and hangs", "takes and stays silent", "not now", "never"
 ]
 
 
@@ -20,6 +20,7 @@ class _Handler:
         self.mood: Mood = "well"
         self.mails: list[EmailMessage] = []
         self.recipients: list[str] = []
+        self.unanswered: list[str] = []
         self.tried = 0
 
     async def handle_EHLO(  # noqa: N802 - aiosmtpd's name
@@ -40,6 +41,10 @@ class _Handler:
             assert isinstance(envelope.content, bytes)
             self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
             self.recipients += envelope.rcpt_tos
+        if self.mood in ("takes and drops", "takes and hangs"):
+            self.unanswered += envelope.rcpt_tos
+        if self.mood == "slow":
+            await asyncio.sleep(1)
         if self.mood in ("drops", "takes and drops"):
             assert server.transport is not None
             server.transport.close()
@@ -82,6 +87,11 @@ class MailServer:
     def recipients(self) -> list[str]:
         """To whom the mails went, whatever their headers say."""
         return self._handler.recipients
+
+    @property
+    def unanswered(self) -> list[str]:
+        """Those of them of which the sender was never told that they were taken."""
+        return self._handler.unanswered
 
     @property
     def tried(self) -> int:

@@ -219,6 +219,18 @@ class TestOverrides:
         assert render(MessageKind.ACTIVATION, "pt-BR", templates).subject == "Confirme seu endereço de e-mail"
         assert render(MessageKind.PASSWORD_RESET, templates=templates).subject == "Reset your password"
 
+    def test_a_template_of_ones_own_is_escaped_too(self, tmp_path: Path) -> None:
+        override(
+            tmp_path,
+            "en/activation.jinja",
+            "{% extends layout %}{% block subject %}Hi{% endblock %}{% block body %}{{ name }}{% endblock %}",
+        )
+
+        message = render(MessageKind.ACTIVATION, templates=MessageTemplates(tmp_path), name="<b>O'Brien</b>")
+
+        assert message.text == "<b>O'Brien</b>\n"
+        assert "&lt;b&gt;O&#39;Brien&lt;/b&gt;" in message.html
+
     def test_a_layout_of_ones_own_dresses_our_words(self, tmp_path: Path) -> None:
         override(tmp_path, "layout.html", "<html>Acme{% block body %}{% endblock %}</html>")
 

@@ -124,10 +124,8 @@ class TestEncryption:
         assert server.mails == []
 
     async def test_a_server_that_offers_no_starttls_gets_no_mail(self) -> None:
-        with MailServer() as server:
-            carrier = email_utils(server, tls="starttls", username="user", password="secret")
-            with pytest.raises(aiosmtplib.SMTPException, match="STARTTLS"):
-                await carrier.send(MESSAGE)
+        with MailServer() as server, pytest.raises(aiosmtplib.SMTPException, match="STARTTLS"):
+            await email_utils(server, tls="starttls").send(MESSAGE)
 
         assert server.mails == []
 
