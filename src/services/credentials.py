@@ -171,15 +171,16 @@ class CredentialService:
         await self._session.commit()
 
     async def delete_account(self, caller: Principal, *, current_password: str) -> None:
-        """Delete the caller and everything about them, but for one notice until it is sent. The address is free."""
+        """Delete the caller and everything about them, but for the notices until they are sent. The address is free."""
         seen_hash = await self._verify(caller, current_password)
         await begin_writing(self._session)
         await self._users.lock_address(caller.email, and_user=caller.user_id)
         await self._claim(caller, seen_hash)
         user = await self._users.get_by_id(caller.user_id)
+        await self._mails.forget_address(user.email)
+        await self._mails.outlive(user.id, [MessageKind.EMAIL_CHANGED])
         await self._users.delete_pending(user.email)
         await self._users.delete(user)
-        await self._mails.forget_address(user.email)
         await self._queue(MessageKind.ACCOUNT_DELETED, to=user.email, user_id=None)
         await self._session.commit()
 

@@ -185,9 +185,11 @@ class Dispatcher:
             user = await UserRepository(session).find({"id": mail.user_id}) if mail.user_id else None
             url = None
             if not kind.is_notice or kind is MessageKind.EMAIL_CHANGED:
-                if user is None or not _still_holds(kind, mail, user):
+                if user is None and kind is not MessageKind.EMAIL_CHANGED:
                     return None
-                if kind is not MessageKind.ALREADY_REGISTERED:
+                if user and not _still_holds(kind, mail, user):
+                    return None
+                if user and kind is not MessageKind.ALREADY_REGISTERED:
                     url = await self._issue_link(UserTokenRepository(session), kind, mail, user)
             await session.commit()
         values = {**(mail.content or {}), "url": url}

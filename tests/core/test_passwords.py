@@ -94,7 +94,11 @@ class TestRehash:
 
 
 class TestEqualCost:
-    @pytest.mark.parametrize("stored", [None, "", "unreadable", hash_password("another", ROUNDS)])
+    @pytest.mark.parametrize(
+        "stored",
+        [None, "", "unreadable", hash_password("another", ROUNDS)],
+        ids=["nobody", "empty", "unreadable", "another"],
+    )
     def test_nobody_and_unreadable_cost_one_hash_like_a_wrong_password(self, stored: str | None) -> None:
         hashes = 0
 

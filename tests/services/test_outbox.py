@@ -789,7 +789,6 @@ class TestLimit:
 
 
 class TestLocks:
-    @pytest.mark.xfail(strict=False, reason="PostgreSQL: a mail about a user waits for whoever has locked that user")
     async def test_two_who_ask_for_each_others_address_at_once_do_not_wait_in_a_circle(
         self, service: Service, queueing: Service, dispatcher: Dispatcher
     ) -> None:
@@ -985,7 +984,6 @@ class TestNotices:
             for table in BaseModel.metadata.sorted_tables:
                 assert (await session.execute(table.select())).all() == [], table.name
 
-    @pytest.mark.xfail(strict=True, reason="the queued notice goes with the account")
     async def test_a_thief_who_deletes_the_account_at_once_cannot_silence_the_notice_to_the_old_address(
         self, service: Service, queueing: Service, dispatcher: Dispatcher, mailbox: Mailbox
     ) -> None:

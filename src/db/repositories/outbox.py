@@ -105,6 +105,19 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
             )
         )
 
+    async def outlive(self, user_id: UUID, kinds: Collection[str]) -> None:
+        """Let the queued mails of these kinds reach their reader although the user goes: a thief who moves an account
+        and deletes it at once must not silence the notice to the owner."""
+        await self._session.execute(
+            update(OutboxEmailModel)
+            .where(
+                OutboxEmailModel.user_id == user_id,
+                OutboxEmailModel.kind.in_(kinds),
+                OutboxEmailModel.status != OutboxStatus.SENT,
+            )
+            .values(user_id=None)
+        )
+
     async def forget_address(self, email: str) -> None:
         await self._session.execute(delete(OutboxEmailModel).where(OutboxEmailModel.to_email == email))
 

@@ -53,12 +53,13 @@ class UserRepository(BaseRepository[UserModel]):
 
     async def lock_address(self, email: str, *, and_user: UUID | None = None) -> None:
         """Lock the rows of an address (and one more), in the order of their ids, before tokens and sessions: flows
-        that take locks in one order cannot wait for each other in a circle. (SQLite has one writer at a time.)"""
+        that take locks in one order cannot wait for each other in a circle. Rows that refer to these may be inserted
+        meanwhile: a mail about somebody else's account waits for nobody. (SQLite has one writer at a time.)"""
         await self._session.execute(
             select(UserModel.id)
             .where(or_(UserModel.email == email, UserModel.id == and_user))
             .order_by(UserModel.id)
-            .with_for_update()
+            .with_for_update(key_share=True)
         )
 
     async def lock_account(self, user_id: UUID, *, hashed_password: str, session_id: UUID) -> bool:
@@ -76,7 +77,7 @@ class UserRepository(BaseRepository[UserModel]):
                 SessionModel.id == session_id,
                 SessionModel.revoked_at.is_(None),
             )
-            .with_for_update(of=UserModel)
+            .with_for_update(of=UserModel, key_share=True)
         )
         return await self._session.scalar(statement) is not None
 
@@ -127,7 +128,7 @@ class UserRepository(BaseRepository[UserModel]):
             .limit(limit)
         )
         if lock:
-            query = query.with_for_update(skip_locked=True)
+            query = query.with_for_update(skip_locked=True, key_share=True)
         return (await self._session.scalars(query)).all()
 
     async def activate(self, user_id: UUID) -> bool:
