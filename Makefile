@@ -21,18 +21,20 @@ run: install ## Start the service on http://localhost:8000 (PORT=...), on SQLite
 	$(BIN)/uvicorn src.api.app:app --port $(PORT)
 
 test: install ## Run the tests, on SQLite and PostgreSQL (nothing to install)
-	$(BIN)/coverage run -m pytest -m "not slow"
-	$(BIN)/coverage report
+	$(BIN)/pytest -m "not slow" -n logical $(COVERAGE)
 
 test-slow: install ## Run the tests that take longer
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow $(COVERAGE)
 
 lint: install ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint test test-slow ## All that CI runs
+check: COVERAGE := --cov --cov-append --cov-report= --cov-fail-under=0
+check: lint test test-slow ## All that CI runs, and how much of the code it reached
+	$(BIN)/coverage report
+	@rm .coverage
 
 migrate: install ## Bring the database of DATABASE_URL to this version's tables
 	$(BIN)/alembic upgrade head

@@ -1,23 +1,30 @@
 """The command line: `python -m src --help`."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TypeVar
+from uuid import UUID
 
 import typer
 import uvicorn
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from src.core.keys import Key, NoKeysError, load_keys, needed_until, rotate, signer
 from src.core.settings import Settings, get_settings
-from src.db.database import AsyncDatabaseManager
+from src.db.database import AsyncDatabaseManager, begin_writing
 from src.db.migrations import head, migrate
+from src.db.repositories import OutboxRepository
 from src.services.purge import Purged, purge
+
+Result = TypeVar("Result")
 
 app = typer.Typer(help="The user and auth service.", no_args_is_help=True, pretty_exceptions_enable=False)
 keys = typer.Typer(help="The keys that sign tokens.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
+outbox = typer.Typer(help="The mails that wait to be sent.", no_args_is_help=True)
+app.add_typer(outbox, name="outbox")
 
 
 @app.command("serve")
@@ -41,7 +48,29 @@ def migrate_database() -> None:
 def purge_now() -> None:
     """Forget expired tokens, ended sessions, and sign-ups that nobody confirmed. The service does so by itself."""
     purged = asyncio.run(_purge(get_settings()))
-    typer.echo(f"Deleted {purged.tokens} tokens, {purged.sessions} sessions, {purged.sign_ups} sign-ups.")
+    counts = ", ".join(f"{count} {kind.replace('_', '-')}" for kind, count in asdict(purged).items())
+    typer.echo(f"Deleted {counts}.")
+
+
+@outbox.command("list")
+def list_mails(limit: Annotated[int, typer.Option(help="At most so many.")] = 100) -> None:
+    """Show the mails that wait, and the dead letters, the oldest first."""
+    for mail in asyncio.run(_in_database(lambda session: OutboxRepository(session).list_unsent(limit=limit))):
+        typer.echo(
+            f"{mail.id}  {mail.status:6}  {mail.kind:18} attempts {mail.attempts:2}  "
+            f"due {mail.due_at:%Y-%m-%d %H:%M:%S}  {mail.to_email}  {mail.last_error or ''}"
+        )
+
+
+@outbox.command("retry")
+def retry_mails(
+    mail_id: Annotated[UUID | None, typer.Argument(help="The id that `outbox list` shows; all, if left out.")] = None,
+) -> None:
+    """Queue a dead letter again, or all of them."""
+    count = asyncio.run(_in_database(lambda session: OutboxRepository(session).retry(mail_id)))
+    if mail_id and not count:
+        _fail(f"There is no dead letter {mail_id}: see `python -m src outbox list`.")
+    typer.echo(f"Queued {count} again.")
 
 
 @keys.command("list")
@@ -137,6 +166,17 @@ async def _migrate(settings: Settings) -> None:
     database = AsyncDatabaseManager(settings.database_url)
     await migrate(database)
     await database.disconnect()
+
+
+async def _in_database(work: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
+    """Do one piece of work in a transaction of its own."""
+    database = AsyncDatabaseManager(get_settings().database_url)
+    async with database.session() as session:
+        await begin_writing(session)
+        result = await work(session)
+        await session.commit()
+    await database.disconnect()
+    return result
 
 
 async def _purge(settings: Settings) -> Purged:

@@ -43,8 +43,8 @@ async def test_database(
     try:
         await init_test_metadata(engine, metadata)
         yield create_test_session_factory(engine)
-        await drop_test_metadata(engine, metadata)
     finally:
+        await drop_test_metadata(engine, metadata)
         await engine.dispose()
 
 

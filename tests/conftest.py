@@ -41,6 +41,7 @@ from src.api.dependencies import get_email_utils  # noqa: E402
 from src.db import AsyncDatabaseManager, BaseModel  # noqa: E402
 from src.db.migrations import migrate  # noqa: E402
 from src.email import Message  # noqa: E402
+from src.services.outbox import Dispatcher  # noqa: E402
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -181,11 +182,14 @@ async def client(db: AsyncDatabaseManager) -> AsyncGenerator[AsyncClient, None]:
 
 @dataclass
 class Mailbox:
-    """Where mail arrives when it is wired in."""
+    """Where mail arrives when it is wired in; `failure` is raised instead, if there is one."""
 
     messages: list[Message] = field(default_factory=list)
+    failure: Exception | None = None
 
     async def send(self, message: Message) -> None:
+        if self.failure:
+            raise self.failure
         self.messages.append(message)
 
     def token(self, index: int = -1) -> str:
@@ -221,7 +225,10 @@ def borrow_app(settings: Settings) -> Iterator[FastAPI]:
 
 @pytest_asyncio.fixture
 async def start_service(database_url: str) -> AsyncGenerator[StartService, None]:
-    """Makes applications with settings of their own: `await start_service(mail=True, auth_auto_activate=True)`."""
+    """Makes applications with settings of their own: `await start_service(mail=True, auth_auto_activate=True)`.
+
+    Mail is sent after each answer, as the dispatcher of a running service would.
+    """
     async with AsyncExitStack() as stack:
 
         async def start(*, mail: bool = False, **settings: Any) -> Service:
@@ -230,10 +237,13 @@ async def start_service(database_url: str) -> AsyncGenerator[StartService, None]
             app = stack.enter_context(borrow_app(make_settings(**settings)))
             app.dependency_overrides[production_db.session_dependency] = manager.session_dependency
             mailbox = Mailbox() if mail else None
-            if mailbox:
-                app.dependency_overrides[get_email_utils] = lambda: mailbox
             transport = ASGITransport(app=app, raise_app_exceptions=False)
             client = await stack.enter_async_context(AsyncClient(transport=transport, base_url="http://test"))
+            if mailbox:
+                app.dependency_overrides[get_email_utils] = lambda: mailbox
+                dispatcher = Dispatcher(AsyncDatabaseManager(database_url), mailbox, app.state.settings)
+                stack.push_async_callback(dispatcher.database.disconnect)
+                client.event_hooks["response"].append(lambda _response: dispatcher.dispatch_due())
             return Service(app, client, mailbox, manager)
 
         yield start

@@ -100,7 +100,7 @@ async def test_purge_deletes_what_has_ended_and_nothing_else(database: AsyncData
 
     result = await asyncio.to_thread(run, "purge", DATABASE_URL=database_url)
 
-    assert result.output == "Deleted 1 tokens, 1 sessions, 1 sign-ups.\n"
+    assert result.output == "Deleted 1 tokens, 1 sessions, 1 sign-ups, 0 mails.\n"
     async with database.session() as session:
         assert set(await session.scalars(select(UserModel.id))) == {owner.id, waiting.id}
         assert list(await session.scalars(select(SessionModel.id))) == [live[0].id]

@@ -48,6 +48,7 @@ class Running:
 def run_service(tmp_path: Path, *arguments: str, **environment: str) -> Iterator[Running]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    environment = {"SERVER_PUBLIC_URL": f"http://127.0.0.1:{port}"} | environment
     log = tmp_path / "service.log"
     command = [sys.executable, "-m", "uvicorn", "src.api.app:app", "--port", str(port), *arguments]
     with log.open("wb") as output:
@@ -105,7 +106,15 @@ def test_a_database_that_is_behind_stops_the_start_with_one_clear_sentence(empty
         assert "Traceback" not in service.log
 
 
-@pytest.mark.parametrize("url", ["sqlite:////proc/users.db", "postgresql://nobody@127.0.0.1:1/nothing"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:////proc/users.db",
+        "sqlite:///LICENSE",
+        "sqlite:////dev/null/users.db",
+        "postgresql://nobody@127.0.0.1:1/nothing",
+    ],
+)
 def test_a_database_that_cannot_be_opened_stops_the_start_with_one_clear_sentence(url: str, tmp_path: Path) -> None:
     with run_service(tmp_path, DATABASE_URL=url) as service:
         assert service.process.wait(20) != 0
@@ -136,6 +145,14 @@ def test_a_request_that_is_cut_off_by_the_stop_gets_the_envelope(tmp_path: Path)
         assert "Traceback" not in service.log
 
 
+def test_a_database_in_memory_is_refused(tmp_path: Path) -> None:
+    with run_service(tmp_path, DATABASE_URL="sqlite+aiosqlite:///:memory:") as service:
+        assert service.process.wait(20) != 0
+
+        assert "is for tests: name a file" in service.log
+        assert "Traceback" not in service.log
+
+
 def test_production_without_mail_stops_the_start_with_one_clear_sentence(tmp_path: Path) -> None:
     with run_service(tmp_path, APP_ENV="production") as service:
         assert service.process.wait(20) != 0
@@ -153,7 +170,7 @@ def test_a_setting_that_does_not_work_stops_the_start_with_a_line_that_names_it(
 
 
 def test_the_log_holds_no_password_token_link_or_hash(database_url: str, tmp_path: Path) -> None:
-    with run_service(tmp_path, "--log-level", "debug", DATABASE_URL=database_url) as service:
+    with run_service(tmp_path, "--log-level", "trace", DATABASE_URL=database_url) as service:
         service.wait_until_ready()
         with httpx.Client(base_url=service.url) as client:
             body = {"email": "ana@example.com", "password": "canary-of-a-password"}

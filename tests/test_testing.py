@@ -66,6 +66,21 @@ async def test_a_database_is_emptied_at_the_end(empty_url: str) -> None:
         assert await UserRepository(session).count() == 0
 
 
+async def add_and_fail(url: str) -> None:
+    async with test_session(url) as session:
+        await UserRepository(session).add(make_user())
+        await session.commit()
+        raise ZeroDivisionError
+
+
+async def test_it_is_emptied_even_if_the_test_fails(empty_url: str) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await add_and_fail(empty_url)
+
+    async with test_session(empty_url) as session:
+        assert await UserRepository(session).count() == 0
+
+
 async def test_a_metadata_of_ones_own() -> None:
     metadata = MetaData()
     Table("notes", metadata, Column("id", Integer, primary_key=True))

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from src.api import errors, pages
 from src.api.dependencies import db, get_email_utils
@@ -20,7 +20,10 @@ from src.core.keys import KeyRing, NoKeysError
 from src.core.passwords import HashPool
 from src.core.settings import Settings, get_settings
 from src.core.tokens import TokenSigner
+from src.db.database import is_database_away
 from src.db.migrations import is_current, migrate
+from src.email import EmailUtils, SendsMail
+from src.services.outbox import Dispatcher
 from src.services.purge import purge_quietly
 
 __all__ = ["app", "create_app", "db"]
@@ -45,13 +48,17 @@ TAGS = [
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """A new application on the process's database, `db`. It answers without its lifespan too, as tests need it."""
+    """A new application on the process's database, `db`. It answers without its lifespan too, as tests need it.
+
+    The database is DATABASE_URL's, whatever `settings` say: to move an application, override `db.session_dependency`.
+    """
     app = FastAPI(
         title="User and auth service",
         description=DESCRIPTION,
         version="0.1.0",
         openapi_tags=TAGS,
         lifespan=_lifespan,
+        redirect_slashes=False,  # the redirect would be built from the request's Host header
         responses=document(AppException, ServiceUnavailableException),
     )
     configure(app, settings or get_settings())
@@ -63,6 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(module.router)
     app.add_api_route("/", _home, include_in_schema=False)
     logging.getLogger("uvicorn.access").addFilter(_drop_query)
+    logging.getLogger("uvicorn.asgi").setLevel(logging.WARNING)  # at its level "trace" it prints queries, and so tokens
     return app
 
 
@@ -70,6 +78,8 @@ def configure(app: FastAPI, settings: Settings) -> None:
     """Give an application its settings, and what is made from them once."""
     app.state.settings = settings
     app.state.hash_pool = HashPool(threads=settings.auth_hash_threads, queue_size=settings.auth_hash_queue_size)
+    app.state.email = EmailUtils.from_settings(settings)
+    app.state.wake_dispatcher = _nobody_to_wake
     app.state.signer = TokenSigner(
         KeyRing(settings.jwt_keys_dir, settings.jwt_algorithm, may_generate=not settings.is_production),
         issuer=settings.issuer,
@@ -89,21 +99,50 @@ async def _home() -> RedirectResponse:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(name)s: %(message)s")
     settings: Settings = app.state.settings
-    _look_at_mail(settings, is_wired=get_email_utils in app.dependency_overrides)
+    if db.session_dependency in app.dependency_overrides:  # a test's database is the test's to prepare
+        yield
+        return
+    email = _wired_email(app)
+    _look_at_mail(settings, email)
     _look_at_keys(app.state.signer.keys, settings)
     await _prepare_database(settings)
     purging = asyncio.create_task(purge_quietly(db, settings))
-    yield
+    async with _dispatching(app, email, settings):
+        yield
     purging.cancel()
     await asyncio.gather(purging, return_exceptions=True)
     await db.disconnect()
 
 
-def _look_at_mail(settings: Settings, *, is_wired: bool) -> None:
-    if is_wired:
+def _wired_email(app: FastAPI) -> SendsMail | None:
+    override = app.dependency_overrides.get(get_email_utils)
+    email: SendsMail | None = override() if override else app.state.email
+    return email
+
+
+def _nobody_to_wake() -> None:
+    """Without a dispatcher in this process, mail is found by the polling of another."""
+
+
+@asynccontextmanager
+async def _dispatching(app: FastAPI, email: SendsMail | None, settings: Settings) -> AsyncIterator[None]:
+    if email is None or not settings.outbox_in_app:
+        yield
+        return
+    dispatcher = Dispatcher(db, email, settings)
+    app.state.wake_dispatcher = dispatcher.wake
+    running = asyncio.create_task(dispatcher.run())
+    yield
+    await dispatcher.finish(running)
+
+
+def _look_at_mail(settings: Settings, email: SendsMail | None) -> None:
+    if email is not None:
         return
     if settings.is_production:
-        raise StartupRefused("Nothing carries mail, so links would be handed to whoever asks: wire EmailUtils in.")
+        raise StartupRefused(
+            "Nothing carries mail, so links would be handed to whoever asks: set SMTP_HOST and SMTP_FROM."
+        )
     log.warning(
         "Nothing carries mail: activation links are in the answers, and links to reset a password or change an address "
         "are too only with AUTH_RETURN_TOKEN_IN_RESPONSE=true. Do not run like this in production."
@@ -123,6 +162,8 @@ def _look_at_keys(keys: KeyRing, settings: Settings) -> None:
 
 
 async def _prepare_database(settings: Settings) -> None:
+    if db.is_in_memory:
+        raise StartupRefused("DATABASE_URL names a database in memory, which is for tests: name a file.")
     try:
         if db.is_sqlite or settings.database_auto_migrate:
             await migrate(db)
@@ -130,7 +171,9 @@ async def _prepare_database(settings: Settings) -> None:
         async with db.session() as session:
             if await is_current(session):
                 return
-    except OperationalError as error:
+    except DBAPIError as error:
+        if not is_database_away(error):
+            raise
         raise StartupRefused(
             f"The database cannot be opened ({error.orig}). Check DATABASE_URL; the file and folder of an SQLite "
             "database must be writable for the user that the service runs as."

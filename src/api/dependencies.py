@@ -1,9 +1,9 @@
 """What routes are given. `db` is the one way to the database: overriding `db.session_dependency` moves a whole app."""
 
-from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Annotated
 
-from fastapi import BackgroundTasks, Depends, Request
+from fastapi import Depends, Request
 from fastapi.security import OAuth2PasswordBearer
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -13,9 +13,9 @@ from src.core.settings import Settings, get_settings
 from src.core.tokens import TokenSigner
 from src.db.database import AsyncDatabaseManager
 from src.db.repositories import Principal, SessionRepository
-from src.email import EmailUtils, Message
-from src.email.delivery import deliver
+from src.email import SendsMail
 from src.services import AccountService, CredentialService, SessionService
+from src.services.outbox import Outbox
 from src.services.sessions import Client
 
 db = AsyncDatabaseManager(get_settings().database_url)
@@ -33,20 +33,23 @@ def get_app_settings(request: Request) -> Settings:
 SettingsDep = Annotated[Settings, Depends(get_app_settings)]
 
 
-def get_email_utils() -> EmailUtils | None:
-    """What carries mail; `None` means that links travel in the answers. Override it to wire mail in."""
-    return None
+def get_email_utils(request: Request) -> SendsMail | None:
+    """What carries mail: SMTP, where SMTP_HOST is set. `None` means that links travel in the answers. Override it to
+    wire in another."""
+    email: SendsMail | None = request.app.state.email
+    return email
 
 
-EmailDep = Annotated[EmailUtils | None, Depends(get_email_utils)]
+EmailDep = Annotated[SendsMail | None, Depends(get_email_utils)]
 
 
-def get_post(background: BackgroundTasks, email: EmailDep) -> Callable[[Message], None] | None:
-    """Mails leave after the answer, so that its time does not tell to whom one goes."""
-    return None if email is None else lambda message: background.add_task(deliver, email, message)
+def get_outbox(request: Request, session: SessionDep, settings: SettingsDep, email: EmailDep) -> Outbox | None:
+    if email is None:
+        return None
+    return Outbox(session, limit_per_hour=settings.email_limit_per_hour, wake=request.app.state.wake_dispatcher)
 
 
-PostDep = Annotated[Callable[[Message], None] | None, Depends(get_post)]
+OutboxDep = Annotated[Outbox | None, Depends(get_outbox)]
 
 
 def get_password_hasher(request: Request, settings: SettingsDep) -> PasswordHasher:
@@ -57,9 +60,9 @@ PasswordHasherDep = Annotated[PasswordHasher, Depends(get_password_hasher)]
 
 
 def get_accounts(
-    session: SessionDep, settings: SettingsDep, passwords: PasswordHasherDep, post: PostDep
+    session: SessionDep, settings: SettingsDep, passwords: PasswordHasherDep, outbox: OutboxDep
 ) -> AccountService:
-    return AccountService(session, settings=settings, passwords=passwords, post=post)
+    return AccountService(session, settings=settings, passwords=passwords, outbox=outbox)
 
 
 AccountsDep = Annotated[AccountService, Depends(get_accounts)]
@@ -74,30 +77,38 @@ SignerDep = Annotated[TokenSigner, Depends(get_signer)]
 
 
 def get_sessions(
-    session: SessionDep, settings: SettingsDep, passwords: PasswordHasherDep, signer: SignerDep
+    session: SessionDep, settings: SettingsDep, passwords: PasswordHasherDep, signer: SignerDep, outbox: OutboxDep
 ) -> SessionService:
-    return SessionService(session, settings=settings, passwords=passwords, signer=signer)
+    return SessionService(session, settings=settings, passwords=passwords, signer=signer, outbox=outbox)
 
 
 SessionsDep = Annotated[SessionService, Depends(get_sessions)]
 
 
+def get_client(request: Request) -> Client:
+    """Where the request comes from; behind a proxy, as uvicorn's `--forwarded-allow-ips` lets the proxy say."""
+    address = request.client.host if request.client else ""
+    try:
+        place = str(ip_address(address))
+    except ValueError:  # a unix socket, or what somebody wrote into X-Forwarded-For
+        place = None
+    user_agent = "".join(filter(str.isprintable, request.headers.get("user-agent", "")))
+    return Client(place, user_agent[:255] or None)
+
+
+ClientDep = Annotated[Client, Depends(get_client)]
+
+
 def get_credentials(
-    session: SessionDep, settings: SettingsDep, passwords: PasswordHasherDep, post: PostDep
+    session: SessionDep, settings: SettingsDep, passwords: PasswordHasherDep, outbox: OutboxDep, client: ClientDep
 ) -> CredentialService:
-    return CredentialService(session, settings=settings, passwords=passwords, post=post)
+    return CredentialService(
+        session, settings=settings, passwords=passwords, outbox=outbox, client_address=client.address
+    )
 
 
 CredentialsDep = Annotated[CredentialService, Depends(get_credentials)]
 
-
-def get_client(request: Request) -> Client:
-    """Where the request comes from; behind a proxy, as uvicorn's `--forwarded-allow-ips` lets the proxy say."""
-    user_agent = "".join(filter(str.isprintable, request.headers.get("user-agent", "")))
-    return Client(request.client.host if request.client else None, user_agent[:255] or None)
-
-
-ClientDep = Annotated[Client, Depends(get_client)]
 
 _bearer = OAuth2PasswordBearer("/auth/token", auto_error=False)
 

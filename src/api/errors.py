@@ -7,9 +7,10 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from src.api.pages import is_page, render_refusal
 from src.api.schemas import Problem
@@ -22,9 +23,14 @@ from src.core.exceptions import (
     UnsupportedMediaTypeException,
     ValidationException,
 )
+from src.db.database import is_database_away
 
 log = logging.getLogger(__name__)
 
+_EXAMPLES: Mapping[type[AppException], Any] = {
+    ValidationException: {"fields": [{"field": "email", "reason": "is required"}]},
+    AppException: {"request_id": "5f0c7f6a1d0b4b7f9a53c1c5d7a0e1aa"},
+}
 _BY_STATUS = {family.status_code: family for family in AppException.__subclasses__()}
 
 # Our own words for pydantic's errors: its sentences quote parts of the input, which may be a password.
@@ -48,7 +54,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(AppException, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_input)
     app.add_exception_handler(HTTPException, _refuse_by_framework)
-    for error in (OperationalError, InterfaceError, PoolTimeoutError):
+    for error in (DBAPIError, PoolTimeoutError, TimeoutError):
         app.add_exception_handler(error, _refuse_without_database)
 
 
@@ -65,7 +71,7 @@ def document(*errors: type[AppException]) -> dict[int | str, dict[str, Any]]:
             error.status_code,
             {"model": Problem, "description": error.message, "content": {"application/json": {"examples": {}}}},
         )
-        example = {"detail": error.message, "code": error.code, "details": {}}
+        example = {"detail": error.message, "code": error.code, "details": _EXAMPLES.get(error, {})}
         response["content"]["application/json"]["examples"][error.code] = {"value": example}
     return responses
 
@@ -117,14 +123,32 @@ async def _refuse_by_framework(request: Request, error: Exception) -> Response:
     response = await _refuse(request, _BY_STATUS.get(error.status_code, AppException)())
     response.status_code = error.status_code
     response.headers.update(error.headers or {})
+    if error.status_code == 405:
+        response.headers["Allow"] = ", ".join(_allowed_methods(request))
     return response
 
 
+def _allowed_methods(request: Request) -> list[str]:
+    """Every method of a path, of which the framework names those of the first route that matches."""
+    allowed = [
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+    return ["GET", "HEAD", *allowed[1:]] if "GET" in allowed else allowed
+
+
 async def _refuse_without_database(request: Request, error: Exception) -> Response:
+    if not is_database_away(error):
+        raise error
     log.warning("The database did not answer: %s", describe(error))
     return await _refuse(request, ServiceUnavailableException())
 
 
 def describe(error: BaseException) -> str:
-    """The error's kind and the first line of its text: the next ones may quote a row, and so a hash."""
+    """The error's kind and the first line of its text: the next ones may quote a row, and so a hash. Of the database's
+    errors the kind alone, since some quote a parameter at once."""
+    if isinstance(error, DBAPIError) or type(error).__module__.startswith(("asyncpg", "sqlalchemy", "sqlite3")):
+        code = getattr(error, "sqlstate", None) or getattr(getattr(error, "orig", None), "sqlstate", None)
+        return f"{type(error).__qualname__}" + (f" (SQLSTATE {code})" if code else "")
     return f"{type(error).__qualname__}: {str(error).partition(chr(10))[0]}"

@@ -36,6 +36,9 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        is_head = scope["method"] == "HEAD"
+        if is_head:  # RFC 9110, section 9.3.2: the answer of GET, without its body
+            scope = {**scope, "method": "GET"}
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
         has_started = False
@@ -48,6 +51,8 @@ class RequestMiddleware:
                 headers["X-Request-ID"] = request_id
                 for name, value in _DEFAULT_HEADERS.items():
                     headers.setdefault(name, value)
+            if is_head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             await send(message)
 
         try:

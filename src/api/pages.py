@@ -1,7 +1,9 @@
 """The pages behind mailed links: plain forms that work without JavaScript.
 
-Opening one changes nothing, however often: mail scanners follow links. Its button posts the token to the same path.
-There is no cookie and no session here, so there is nothing for a forged cross-site request to ride on.
+Opening one changes nothing, however often: mail scanners follow links. Its button posts the token to the same path, by
+a relative address, so that the service may live under a prefix. The token is all the authority and no cookie is read: a
+form on another site can do no more than its author could alone. `Sec-Fetch-Site` is therefore not looked at: gateways
+that open mailed links for people post from elsewhere.
 """
 
 import base64
@@ -44,7 +46,7 @@ NewPasswordInForm = Annotated[str, Form(max_length=PASSWORD_MAX_LENGTH)]
 PasswordInForm = Annotated[str | None, Form(max_length=PASSWORD_MAX_LENGTH)]
 
 
-@router.api_route("/activate", methods=["GET", "HEAD"])
+@router.get("/activate")
 async def show_activation(request: Request, accounts: AccountsDep, token: TokenInQuery = "") -> Response:
     sign_up = await accounts.preview_activation(token)
     return _render(request, "activate.html", token=token, sign_up=sign_up)
@@ -56,11 +58,11 @@ async def confirm_activation(
 ) -> Response:
     outcome = await accounts.confirm_activation(token, password)
     if isinstance(outcome, PendingSignUp):
-        return _render(request, "activate.html", status_code=400, token=token, sign_up=outcome, was_wrong=True)
+        return _render(request, "activate.html", status_code=400, token=token, sign_up=outcome)
     return _render(request, "activated.html")
 
 
-@router.api_route("/password-reset", methods=["GET", "HEAD"])
+@router.get("/password-reset")
 async def show_password_reset(request: Request, credentials: CredentialsDep, token: TokenInQuery = "") -> Response:
     email = await credentials.preview_password_reset(token)
     return _render(request, "password_reset.html", token=token, email=email)
@@ -68,7 +70,7 @@ async def show_password_reset(request: Request, credentials: CredentialsDep, tok
 
 @router.post("/password-reset")
 async def reset_password(
-    request: Request, credentials: CredentialsDep, token: TokenInForm, new_password: NewPasswordInForm
+    request: Request, credentials: CredentialsDep, token: TokenInForm, new_password: NewPasswordInForm = ""
 ) -> Response:
     email = await credentials.preview_password_reset(token)
     try:
@@ -79,7 +81,7 @@ async def reset_password(
     return _render(request, "password_reset_done.html")
 
 
-@router.api_route("/email-change", methods=["GET", "HEAD"])
+@router.get("/email-change")
 async def show_email_change(request: Request, credentials: CredentialsDep, token: TokenInQuery = "") -> Response:
     return _render(request, "email_change.html", token=token, email=await credentials.preview_email_change(token))
 
@@ -90,16 +92,31 @@ async def confirm_email_change(request: Request, credentials: CredentialsDep, to
     return _render(request, "email_changed.html")
 
 
+@router.get("/email-revert")
+async def show_email_revert(request: Request, credentials: CredentialsDep, token: TokenInQuery = "") -> Response:
+    return _render(request, "email_revert.html", token=token, email=await credentials.preview_email_revert(token))
+
+
+@router.post("/email-revert")
+async def revert_email_change(request: Request, credentials: CredentialsDep, token: TokenInForm) -> Response:
+    await credentials.revert_email_change(token)
+    return _render(request, "email_reverted.html")
+
+
 def is_page(request: Request) -> bool:
     return getattr(request.state, "is_page", False)
 
 
 def render_refusal(request: Request, error: AppException) -> Response:
-    """The error as a page, for somebody who followed a link."""
-    response = _render(request, "refused.html", status_code=error.status_code, reason=error.detail)
+    """The error as a page, for somebody who followed a link: what is wrong, and what to do about this kind of link."""
+    page = request.url.path.rpartition("/")[2]
+    response = _render(
+        request, "refused.html", status_code=error.status_code, page=page, code=error.code, reason=error.detail
+    )
     response.headers.update(error.headers)
     return response
 
 
 def _render(request: Request, template: str, *, status_code: int = 200, **values: Any) -> Response:
+    values |= {"has_failed": status_code >= 400}
     return _templates.TemplateResponse(request, template, values, status_code=status_code, headers=_HEADERS)

@@ -24,6 +24,15 @@ def _printable(text: str) -> str:
     return text
 
 
+def _encodable(secret: SecretStr) -> SecretStr:
+    # JSON can spell half of a surrogate pair, which no encoding can write. For `str` pydantic looks by itself.
+    try:
+        secret.get_secret_value().encode()
+    except UnicodeEncodeError:
+        raise ValueError("contains characters that UTF-8 cannot encode") from None
+    return secret
+
+
 Email = Annotated[
     str,
     Field(max_length=320, examples=["ana@example.com"], json_schema_extra={"format": "email"}),
@@ -36,9 +45,13 @@ Name = Annotated[
     Field(examples=["Ana"]),
 ]
 # Any text that UTF-8 can hold, spaces and control characters included: it is never shown, only hashed.
-Password = Annotated[SecretStr, Field(max_length=PASSWORD_MAX_LENGTH, examples=["correct-horse-battery"])]
-JsonWebToken = Annotated[SecretStr, Field(min_length=1, max_length=4096, examples=[EXAMPLE_JWT])]
-Token = Annotated[SecretStr, Field(min_length=1, max_length=512, examples=[EXAMPLE_TOKEN])]
+Password = Annotated[
+    SecretStr, AfterValidator(_encodable), Field(max_length=PASSWORD_MAX_LENGTH, examples=["correct-horse-battery"])
+]
+JsonWebToken = Annotated[
+    SecretStr, AfterValidator(_encodable), Field(min_length=1, max_length=4096, examples=[EXAMPLE_JWT])
+]
+Token = Annotated[SecretStr, AfterValidator(_encodable), Field(min_length=1, max_length=512, examples=[EXAMPLE_TOKEN])]
 
 
 class Body(BaseModel):
@@ -219,7 +232,14 @@ class AuthorizationServer(BaseModel):
 
 
 class Health(BaseModel):
-    status: Annotated[str, Field(examples=["ok"])]
+    status: Annotated[Literal["ok"], Field(examples=["ok"])] = "ok"
+
+
+class Readiness(Health):
+    mail: Annotated[
+        Literal["ok", "stuck"],
+        Field(description="Whether mail waits for minutes, or could not be sent: see `python -m src outbox list`."),
+    ]
 
 
 class Problem(BaseModel):

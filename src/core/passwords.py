@@ -23,7 +23,8 @@ PASSWORD_MAX_LENGTH = 1024  # characters; hashing first makes every one of them 
 
 Result = TypeVar("Result")
 
-_SALT, _CHECKSUM = "([./A-Za-z0-9]{22})", "([./A-Za-z0-9]{31})"
+# The last character of a salt has four spare bits, which must be zero: the library raises for any other.
+_SALT, _CHECKSUM = "([./A-Za-z0-9]{21}[.Oeu])", "([./A-Za-z0-9]{31})"
 _BCRYPT_SHA256 = re.compile(rf"\$bcrypt-sha256\$v=2,t=2b,r=(\d{{1,2}})\${_SALT}\${_CHECKSUM}")
 _PLAIN_BCRYPT = re.compile(rf"\$2[aby]\$(\d\d)\${_SALT}{_CHECKSUM}")
 
@@ -97,7 +98,7 @@ def check_password(password: str, *, email: str, min_length: int, field: str = "
     folded = password.casefold()
     if len(password) < min_length:
         raise ValidationException.for_field(field, f"must have at least {min_length} characters")
-    if folded in (email, email.partition("@")[0]):
+    if folded in (email.casefold(), email.casefold().partition("@")[0]):
         raise ValidationException.for_field(field, "must not be the e-mail address")
     if folded in _common_passwords():
         raise ValidationException.for_field(field, "is one of the passwords that attackers try first")

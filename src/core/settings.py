@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, HttpUrl, TypeAdapter, ValidationErro
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DAY = 24 * 60 * 60
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -100,6 +101,19 @@ class Settings(BaseSettings):
     jwt_issuer: str = ""
     jwt_audience: str = Field(default="user-auth-service", min_length=1)
 
+    auth_default_locale: Literal["en", "pt-BR"] = "en"
+    smtp_host: str = ""
+    smtp_port: int = Field(default=587, gt=0, lt=65536)
+    smtp_username: str = ""
+    smtp_password: str = Field(default="", repr=False)
+    smtp_from: str = ""
+    smtp_tls: Literal["none", "starttls", "implicit"] = "starttls"
+    email_templates_dir: Path | None = None
+    email_limit_per_hour: int = Field(default=5, gt=0)
+    outbox_in_app: bool = True
+    outbox_lease_seconds: int = Field(default=60, gt=40)
+    outbox_max_attempts: int = Field(default=25, gt=0)
+
     @property
     def is_production(self) -> bool:
         return self.app_env == "production"
@@ -114,9 +128,17 @@ class Settings(BaseSettings):
         return template.replace("{SERVER_PUBLIC_URL}", self.server_public_url).replace("{token}", token)
 
     @model_validator(mode="after")
+    def _complete_smtp(self) -> Self:
+        if self.smtp_host and "@" not in self.smtp_from:
+            raise ValueError("SMTP_HOST needs SMTP_FROM, the address that mail comes from")
+        return self
+
+    @model_validator(mode="after")
     def _refuse_unsafe_production(self) -> Self:
         if self.is_production and self.auth_return_token_in_response:
             raise ValueError("AUTH_RETURN_TOKEN_IN_RESPONSE hands links to whoever asks: unset it in production")
+        if self.is_production and self.smtp_tls == "none" and self.smtp_host not in ("", *_LOOPBACK):
+            raise ValueError("SMTP_TLS=none sends links in clear: use starttls or implicit in production")
         if self.is_production and self.auth_auto_activate:
             raise ValueError("AUTH_AUTO_ACTIVATE lets people claim addresses unproven: unset it in production")
         return self

@@ -1,6 +1,6 @@
 """One database: its engine, its sessions, and what SQLite needs to behave like a server.
 
-Nobody else knows which database it is, but for the migrations and one `FOR UPDATE` that SQLite ignores.
+Few others know which database it is: the migrations, and whoever prepares one at the start.
 """
 
 import asyncio
@@ -14,7 +14,8 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Dialect, MetaData, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from src.db.base import BaseModel
@@ -23,18 +24,50 @@ log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_SECONDS = 15  # how long an SQLite writer waits for its turn
 CONNECT_TIMEOUT_SECONDS = 10
+COMMAND_TIMEOUT_SECONDS = 30  # a PostgreSQL that hangs must not hold its callers for ever
+
+# SQLSTATE classes and codes that say "not now" rather than "not like that": connection, resources, operator, a standby,
+# and transactions that lost against another.
+_AWAY_CLASSES = ("08", "53", "57")
+_AWAY_CODES = ("25006", "40001", "40P01", "55P03", "3D000", "28000", "28P01")
+_AWAY_SQLITE = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOTADB,
+)
 
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
 
 
 def normalize_url(url: str | URL) -> URL:
     """The URL with its async driver, and libpq's `sslmode=` as asyncpg names it."""
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # their texts quote pieces of the URL, and so of the password
+        raise ValueError("DATABASE_URL cannot be read: percent-encode what is special in its password") from None
     parsed = parsed.set(drivername=_ASYNC_DRIVERS.get(parsed.drivername, parsed.drivername))
     if "sslmode" in parsed.query:
         ssl = parsed.query["sslmode"]
         parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": ssl})
     return parsed
+
+
+def is_database_away(error: BaseException) -> bool:
+    """Whether the database could not do its work just now, as opposed to having been asked for something wrong."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, PoolTimeoutError | TimeoutError)
+    if error.connection_invalidated or isinstance(error.orig, OSError | TimeoutError):
+        return True
+    state = getattr(error.orig, "sqlstate", None) or ""
+    if state:
+        return state[:2] in _AWAY_CLASSES or state in _AWAY_CODES
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    # A driver without a code for it speaks of its own connection.
+    return isinstance(error, InterfaceError) if code is None else code & 0xFF in _AWAY_SQLITE
 
 
 class AsyncDatabaseManager:
@@ -45,10 +78,16 @@ class AsyncDatabaseManager:
         self._echo = echo
         self._engine: AsyncEngine | None = None
         self._sessions: async_sessionmaker[AsyncSession] | None = None
+        self._write_turn = asyncio.Lock()
 
     @property
     def is_sqlite(self) -> bool:
         return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether all sessions share one connection, and so one transaction: good for one request at a time."""
+        return self.is_sqlite and self.url.database in (None, "", ":memory:")
 
     @property
     def engine(self) -> AsyncEngine:
@@ -81,7 +120,11 @@ class AsyncDatabaseManager:
         if self._sessions is None:
             self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         async with self._sessions() as session:
-            yield session
+            turn = session.info["write_turn"] = WriteTurn(self._write_turn if self.is_sqlite else None)
+            try:
+                yield session
+            finally:
+                turn.end()
 
     async def session_dependency(self) -> AsyncGenerator[AsyncSession, None]:
         """`session()` as a FastAPI dependency, and the key under which a test puts another database in its place."""
@@ -99,6 +142,25 @@ class AsyncDatabaseManager:
         return True
 
 
+class WriteTurn:
+    """A place in the line of a process's SQLite writers. They wait here rather than in SQLite, where each would hold a
+    connection meanwhile, until none is left for the readers."""
+
+    def __init__(self, lock: asyncio.Lock | None) -> None:
+        self._lock = lock
+        self._is_mine = False
+
+    async def begin(self) -> None:
+        if self._lock and not self._is_mine:
+            await self._lock.acquire()
+            self._is_mine = True
+
+    def end(self) -> None:
+        if self._lock and self._is_mine:
+            self._is_mine = False
+            self._lock.release()
+
+
 async def begin_writing(session: AsyncSession) -> None:
     """Open the transaction that will write. A service calls this once, before its first statement that counts.
 
@@ -107,6 +169,8 @@ async def begin_writing(session: AsyncSession) -> None:
     busy timeout does not apply to it.
     """
     await session.close()
+    if "write_turn" in session.info:
+        await session.info["write_turn"].begin()
     _ = await session.connection(execution_options={"sqlite_begin": "BEGIN IMMEDIATE"})
 
 
@@ -120,7 +184,7 @@ def create_engine(url: str | URL, *, echo: bool = False) -> AsyncEngine:
         echo=echo,
         hide_parameters=True,
         pool_pre_ping=True,  # when PostgreSQL has restarted, nobody gets an error for it
-        connect_args={"timeout": CONNECT_TIMEOUT_SECONDS},
+        connect_args={"timeout": CONNECT_TIMEOUT_SECONDS, "command_timeout": COMMAND_TIMEOUT_SECONDS},
     )
     event.listen(engine.sync_engine, "do_connect", _connect_or_operational_error)
     return engine
@@ -140,7 +204,7 @@ def _connect_or_operational_error(
 
 def _make_folder(database: str) -> None:
     if database != ":memory:" and not database.startswith("file:"):
-        Path(database).parent.mkdir(parents=True, exist_ok=True)
+        Path(database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds hashes
 
 
 def _create_sqlite_engine(url: URL, *, echo: bool) -> AsyncEngine:
@@ -153,6 +217,7 @@ def _create_sqlite_engine(url: URL, *, echo: bool) -> AsyncEngine:
             "isolation_level": None,  # the driver begins nothing by itself; `_begin_sqlite` does
         },
     )
+    logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at DEBUG it logs parameters, and so hashes
     event.listen(engine.sync_engine, "do_connect", _connect_or_operational_error)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)

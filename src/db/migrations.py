@@ -1,5 +1,6 @@
 """Bringing a database to the tables that this version needs, and telling whether it has them."""
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -13,6 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from src.db.database import AsyncDatabaseManager
 
+log = logging.getLogger(__name__)
+
 _ROOT = Path(__file__).parents[2]
 _ADVISORY_LOCK = 0x75736572  # any number, as long as every instance uses the same
 
@@ -24,8 +27,18 @@ def head() -> str | None:
 
 
 async def is_current(session: AsyncSession) -> bool:
-    """Whether the database of this session is at `head()`. Raises SQLAlchemy's errors if it does not answer."""
-    return await session.run_sync(lambda sync: _revision(sync.connection())) == head()
+    """Whether the database of this session has what this version needs: it is at `head()`, or at a revision that a
+    later version has brought it to, as when instances are replaced one by one.
+
+    Raises SQLAlchemy's errors if it does not answer.
+    """
+    revision = await session.run_sync(lambda sync: _revision(sync.connection()))
+    return revision is not None and (revision == head() or revision not in _known())
+
+
+@lru_cache
+def _known() -> frozenset[str]:
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 async def migrate(database: AsyncDatabaseManager) -> None:
@@ -57,6 +70,10 @@ async def migrating_connection(database: AsyncDatabaseManager) -> AsyncGenerator
 
 
 def _upgrade(connection: Connection) -> None:
+    revision = _revision(connection)
+    if revision is not None and revision not in _known():
+        log.warning("The database is at %s, which a later version of the service has made: left as it is", revision)
+        return
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

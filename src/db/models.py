@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Index, String, text
+from sqlalchemy import JSON, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from src.core.addresses import normalize_email
@@ -64,6 +64,7 @@ class TokenPurpose(StrEnum):
     ACTIVATION = "activation"
     PASSWORD_RESET = "password_reset"
     EMAIL_CHANGE = "email_change"
+    EMAIL_REVERT = "email_revert"
 
 
 class UserTokenModel(BaseModel):
@@ -75,7 +76,7 @@ class UserTokenModel(BaseModel):
     purpose: Mapped[str] = mapped_column(String(32))
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
     expires_at: Mapped[datetime] = mapped_column(UTCDateTime, index=True)
-    # Of an e-mail change: the address that it would bring, and the session that asked, which outlives it.
+    # Of an e-mail change or its undoing: the address that it would bring, and the session that asked.
     new_email: Mapped[str | None] = mapped_column(String(320))
     session_id: Mapped[UUID | None] = mapped_column(ForeignKey("sessions.id", ondelete="SET NULL"), index=True)
 
@@ -93,3 +94,31 @@ class SessionModel(BaseModel):
     revoked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     client_address: Mapped[str | None] = mapped_column(String(45))
     user_agent: Mapped[str | None] = mapped_column(String(255))
+
+
+class OutboxStatus(StrEnum):
+    QUEUED = "queued"
+    SENT = "sent"
+    DEAD = "dead"  # every attempt failed; `python -m src outbox retry` tries again
+
+
+class OutboxEmailModel(BaseModel):
+    """A mail that a flow wants sent. It holds no link: the token is made when the mail is sent."""
+
+    __tablename__ = "outbox_emails"
+    __table_args__ = (
+        Index("ix_outbox_emails_status_due_at", "status", "due_at"),
+        Index("ix_outbox_emails_to_email", "to_email"),
+    )
+
+    kind: Mapped[str] = mapped_column(String(32))
+    # Whose account it is about; the mail goes when they do. Null: nobody's any more, or nobody's ever.
+    user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    to_email: Mapped[str] = mapped_column(String(320))
+    content: Mapped[dict[str, str | None] | None] = mapped_column(JSON)  # what the template shows; forgotten when sent
+    status: Mapped[str] = mapped_column(String(16), default=OutboxStatus.QUEUED)
+    due_at: Mapped[datetime] = mapped_column(UTCDateTime, default=utc_now)
+    attempts: Mapped[int] = mapped_column(default=0)
+    lease_id: Mapped[UUID | None]
+    leased_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    last_error: Mapped[str | None] = mapped_column(String(100))

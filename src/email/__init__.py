@@ -1,16 +1,17 @@
-"""What the service writes to people, and the interface of what carries it."""
+"""What the service writes to people, and what carries it."""
 
 from typing import Protocol
 
-from src.email.messages import Message
+from src.email.messages import Locale, Message, MessageKind, MessageTemplates
+from src.email.smtp import EmailUtils
 
 
-class EmailUtils(Protocol):
-    """Carries a message to its reader. The service mails links when an object like this is wired in."""
+class SendsMail(Protocol):
+    """What the service needs of `EmailUtils`. An application may wire in anything that has it."""
 
     async def send(self, message: Message) -> None:
-        """Hand the message over. May raise anything: the caller logs the kind of failure, never the text."""
+        """Hand the message over. Whatever it raises, the message is tried again later."""
         ...
 
 
-__all__ = ["EmailUtils", "Message"]
+__all__ = ["EmailUtils", "Locale", "Message", "MessageKind", "MessageTemplates", "SendsMail"]

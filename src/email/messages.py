@@ -1,64 +1,114 @@
-"""The messages, one function each."""
+"""The messages: which there are, and how one becomes a subject, a text and an HTML part.
 
+The words are in `templates/<locale>/<kind>.jinja`, one file each. A template is written once: its building blocks (`p`,
+`facts`, `button`) come out as plain text or as HTML, depending on the part that is being made.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+from uuid import UUID
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+Locale = Literal["en", "pt-BR"]
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+class MessageKind(StrEnum):
+    ACTIVATION = "activation"
+    ALREADY_REGISTERED = "already_registered"
+    PASSWORD_RESET = "password_reset"
+    EMAIL_CHANGE = "email_change"
+    PASSWORD_CHANGED = "password_changed"
+    EMAIL_CHANGED = "email_changed"
+    REFRESH_REPLAYED = "refresh_replayed"
+    ACCOUNT_DELETED = "account_deleted"
+
+    @property
+    def is_notice(self) -> bool:
+        """Whether it tells an owner of something that has happened. Nobody may be able to silence these."""
+        return self in _NOTICES
+
+
+_NOTICES = frozenset(
+    {
+        MessageKind.PASSWORD_CHANGED,
+        MessageKind.EMAIL_CHANGED,
+        MessageKind.REFRESH_REPLAYED,
+        MessageKind.ACCOUNT_DELETED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A mail: plain text, to one address."""
+    """A mail, ready to be sent. `id` stays the same when it is sent again, so that readers can tell."""
 
+    id: UUID
     to: str
     subject: str
     text: str
+    html: str
 
 
-def activation(*, to: str, name: str | None, url: str, signed_up_at: datetime, signed_up_from: str | None) -> Message:
-    """Asks the owner of an address to confirm a sign-up, and tells which one, so that nobody confirms a stranger's."""
-    return Message(
-        to=to,
-        subject="Confirm your e-mail address",
-        text=(
-            f"Somebody signed up with this address: {name or 'no name given'}, on {signed_up_at:%d %B %Y at %H:%M} UTC,"
-            f" from {signed_up_from or 'an unknown place'}.\n\n"
-            f"If it was you, confirm it here:\n{url}\n\n"
-            "If it was not you, do nothing: without the link the sign-up ends by itself.\n"
-        ),
+class MessageTemplates:
+    """The words, from a deployment's own folder where it has a file, from ours where it has not."""
+
+    def __init__(self, override: Path | None = None) -> None:
+        loader = FileSystemLoader([*([override] if override else []), TEMPLATES])
+        self._html = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+        self._html.globals |= {"layout": "layout.html", "p": _html_p, "facts": _html_facts, "button": _html_button}
+        # Text is no HTML: "O'Brien" must not arrive as "O&#39;Brien".
+        self._text = Environment(loader=loader, autoescape=False, undefined=StrictUndefined, trim_blocks=True)  # noqa: S701
+        self._text.globals |= {"layout": "layout.txt", "p": _text_p, "facts": _text_facts, "button": _text_button}
+
+    def render(self, kind: MessageKind, locale: Locale, *, id_: UUID, to: str, values: Mapping[str, Any]) -> Message:
+        """Raises Jinja's `UndefinedError` for a value that the template needs and is not given."""
+        name = f"{locale}/{kind}.jinja"
+        text = self._text.get_template(name)
+        subject = "".join(text.blocks["subject"](text.new_context(dict(values))))
+        return Message(
+            id=id_,
+            to=to,
+            subject=" ".join(subject.split()),
+            text=text.render(values).strip() + "\n",
+            html=self._html.get_template(name).render(values, locale=locale, subject=subject),
+        )
+
+
+def _html_p(text: str) -> Markup:
+    return Markup('<p style="margin:0 0 16px">{}</p>').format(text)
+
+
+def _html_facts(*facts: tuple[str, str]) -> Markup:
+    row = Markup(
+        '<tr style="vertical-align:top"><td style="padding:2px 16px 2px 0;opacity:.7;white-space:nowrap">{}</td>'
+        '<td style="padding:2px 0;word-break:break-word">{}</td></tr>'
     )
+    rows = Markup("").join(row.format(*fact) for fact in facts)
+    return Markup('<table role="presentation" style="margin:0 0 16px;border-collapse:collapse">{}</table>').format(rows)
 
 
-def already_registered(*, to: str) -> Message:
-    """Tells an owner that somebody, perhaps they themselves, signed up again with their address."""
-    return Message(
-        to=to,
-        subject="You already have an account",
-        text=(
-            "Somebody signed up with this address, which already has an account.\n\n"
-            "If it was you, log in with the password that you have, or reset it.\n"
-            "If it was not you, do nothing: your account is as it was.\n"
-        ),
-    )
+def _html_button(label: str, url: str) -> Markup:
+    return Markup(
+        '<p style="margin:0 0 16px"><a href="{url}" style="display:inline-block;padding:12px 20px;border-radius:6px;'
+        'background:#1d4ed8;color:#ffffff;font-weight:600;text-decoration:none">{label}</a></p>'
+        '<p style="margin:0 0 16px;font-size:13px;opacity:.8;word-break:break-all">{url}</p>'
+    ).format(url=url, label=label)
 
 
-def password_reset(*, to: str, url: str) -> Message:
-    """Lets the owner of an account set a new password."""
-    return Message(
-        to=to,
-        subject="Reset your password",
-        text=(
-            f"Somebody asked to reset the password of your account. If it was you, set a new one here:\n{url}\n\n"
-            "If it was not you, do nothing: your password is as it was.\n"
-        ),
-    )
+def _text_p(text: str) -> str:
+    return f"{text}\n"
 
 
-def email_change(*, to: str, url: str) -> Message:
-    """Asks the reader of the new address whether an account may move to it."""
-    return Message(
-        to=to,
-        subject="Confirm your new e-mail address",
-        text=(
-            f"Somebody asked to move their account to this address. If it was you, confirm it here:\n{url}\n\n"
-            "If it was not you, do nothing: without the link nothing changes.\n"
-        ),
-    )
+def _text_facts(*facts: tuple[str, str]) -> str:
+    return "".join(f"  {name}: {value}\n" for name, value in facts)
+
+
+def _text_button(label: str, url: str) -> str:
+    return f"{label}:\n{url}\n"

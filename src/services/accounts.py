@@ -1,6 +1,5 @@
 """How an account begins: somebody signs up, and proves that the address is theirs."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -13,9 +12,10 @@ from src.core.settings import Settings
 from src.db.database import begin_writing
 from src.db.models import TokenPurpose, UserModel
 from src.db.repositories import UserRepository, UserTokenRepository
-from src.email import Message, messages
+from src.email import MessageKind
+from src.services.outbox import Outbox
 
-RESENT_LINKS = 3  # of the newest sign-ups: more would let strangers flood the address
+RESENT_LINKS = 3  # of the newest sign-ups
 SIGN_UP_QUEUE_SHARE = 0.5  # of the places in the queue for hashing; the rest stays free for log-ins
 
 
@@ -39,7 +39,7 @@ class PendingSignUp:
 
 
 class AccountService:
-    """`post` takes the mails that go out once the answer is sent; without it, links are in the answers."""
+    """`outbox` takes the mails; without one, links are in the answers."""
 
     def __init__(
         self,
@@ -47,14 +47,14 @@ class AccountService:
         *,
         settings: Settings,
         passwords: PasswordHasher,
-        post: Callable[[Message], None] | None,
+        outbox: Outbox | None,
     ) -> None:
         self._session = session
         self._users = UserRepository(session)
         self._tokens = UserTokenRepository(session)
         self._settings = settings
         self._passwords = passwords
-        self._post = post
+        self._outbox = outbox
 
     async def sign_up(self, *, email: str, password: str, name: str | None, signed_up_from: str | None) -> SignUp:
         """Begin an account. When the link travels by mail, nothing in the answer tells whether the address is known.
@@ -97,21 +97,22 @@ class AccountService:
         await begin_writing(self._session)
         return await self._activate(token)
 
-    async def resend_activation(self, email: str) -> None:
+    async def resend_activation(self, email: str, *, requested_from: str | None) -> None:
         """Mail each of the newest live sign-ups of the address its own new link; an owner is told that they have an
         account. Does nothing where no mail is wired."""
-        if self._post is None:
+        if self._outbox is None:
             return
         await begin_writing(self._session)
         await self._users.lock_address(email)
-        if await self._users.find_owner(email):
-            mails = [messages.already_registered(to=email)]
+        owner = await self._users.find_owner(email)
+        if owner:
+            await self._outbox.queue(
+                MessageKind.ALREADY_REGISTERED, to=owner.email, user_id=owner.id, where=requested_from
+            )
         else:
-            sign_ups = await self._users.list_live_sign_ups(email, limit=RESENT_LINKS)
-            mails = [self._activation_mail(user, await self._issue_link(user)) for user in sign_ups]
+            for user in await self._users.list_live_sign_ups(email, limit=RESENT_LINKS, lock=True):
+                await self._queue_answer(self._outbox, user, None)
         await self._session.commit()
-        for mail in mails:
-            self._post(mail)
 
     async def _register(self, user: UserModel) -> SignUp:
         await self._users.lock_address(user.email)
@@ -123,29 +124,33 @@ class AccountService:
         return SignUp(user.id, activation_required=False, activation_url=None)
 
     async def _register_pending(self, user: UserModel, signed_up_from: str | None) -> SignUp:
-        is_mailed = self._post is not None and not self._settings.auth_return_token_in_response
+        is_told = self._outbox is None or self._settings.auth_return_token_in_response
         owner = await self._users.find_owner(user.email)
-        if owner and not is_mailed:
+        if owner and is_told:
             raise UserEmailTakenError
         user.is_active, user.activated_at, user.signed_up_from = False, None, signed_up_from
         await self._users.add(user)
-        # For an owned address too, where nobody gets the link: the same statements take the same time.
-        url = await self._issue_link(user)
+        url = await self._issue_link(user) if is_told else None
+        if self._outbox and not is_told:
+            await self._queue_answer(self._outbox, user, owner)
         await self._session.commit()
-        if self._post is None or not is_mailed:
-            return SignUp(user.id, activation_required=True, activation_url=url)
-        self._post(messages.already_registered(to=owner.email) if owner else self._activation_mail(user, url))
-        return SignUp(user.id, activation_required=True, activation_url=None)
+        return SignUp(user.id, activation_required=True, activation_url=url)
+
+    async def _queue_answer(self, outbox: Outbox, user: UserModel, owner: UserModel | None) -> None:
+        """A link for the new sign-up, a notice for the owner of a known address: the same work, and the same time."""
+        if owner:
+            await outbox.queue(
+                MessageKind.ALREADY_REGISTERED, to=owner.email, user_id=owner.id, where=user.signed_up_from
+            )
+        else:
+            await outbox.queue(
+                MessageKind.ACTIVATION, to=user.email, user_id=user.id, where=user.signed_up_from, name=user.name
+            )
 
     async def _issue_link(self, user: UserModel) -> str:
         lifetime = timedelta(seconds=self._settings.auth_activation_ttl_seconds)
         token = await self._tokens.issue(user.id, TokenPurpose.ACTIVATION, lifetime)
         return self._settings.link(self._settings.auth_activation_url_template, token)
-
-    def _activation_mail(self, user: UserModel, url: str) -> Message:
-        return messages.activation(
-            to=user.email, name=user.name, url=url, signed_up_at=user.created_at, signed_up_from=user.signed_up_from
-        )
 
     async def _find_pending(self, token: str) -> tuple[PendingSignUp, str]:
         """The sign-up and its hash, with no connection held afterwards: the next step may hash."""

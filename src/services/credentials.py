@@ -1,7 +1,7 @@
 """What a person can do about their password, their address and their account: change, recover, leave."""
 
-from collections.abc import Callable
 from datetime import timedelta
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -15,16 +15,25 @@ from src.core.exceptions import (
 from src.core.passwords import PasswordHasher, check_password
 from src.core.settings import Settings
 from src.db.database import begin_writing
-from src.db.models import TokenPurpose
-from src.db.repositories import Principal, SessionRepository, UserRepository, UserTokenRepository
-from src.email import Message, messages
+from src.db.models import TokenPurpose, UserModel
+from src.db.repositories import (
+    EmailChange,
+    OutboxRepository,
+    Principal,
+    SessionRepository,
+    UserRepository,
+    UserTokenRepository,
+)
+from src.email import MessageKind
+from src.services.outbox import LINK_KINDS, Outbox
 
 
 class CredentialService:
     """Where a password is asked for, a wrong one raises `WrongPasswordError`, and a session or password that ended
     while it was verified raises `InvalidAccessTokenError`.
 
-    `post` takes the mails that go out once the answer is sent. Links are in answers only by the explicit setting.
+    `outbox` takes the mails. Links are in answers only by the explicit setting. `client_address` is where the request
+    came from, which the notices to the owner tell.
     """
 
     def __init__(
@@ -33,7 +42,8 @@ class CredentialService:
         *,
         settings: Settings,
         passwords: PasswordHasher,
-        post: Callable[[Message], None] | None,
+        outbox: Outbox | None,
+        client_address: str | None,
     ) -> None:
         self._session = session
         self._users = UserRepository(session)
@@ -41,7 +51,9 @@ class CredentialService:
         self._sessions = SessionRepository(session)
         self._settings = settings
         self._passwords = passwords
-        self._post = post
+        self._outbox = outbox
+        self._client_address = client_address
+        self._mails = OutboxRepository(session)
 
     async def change_password(self, caller: Principal, *, current_password: str, new_password: str) -> None:
         """Replace the password. Ends the caller's other sessions and every link that was mailed to them.
@@ -54,24 +66,26 @@ class CredentialService:
         await begin_writing(self._session)
         await self._claim(caller, seen_hash)
         await self._users.set_password(caller.user_id, hashed_password)
-        await self._tokens.end_all(caller.user_id)
+        await self._end_links(caller.user_id)
         await self._sessions.revoke_all(caller.user_id, except_id=caller.session_id)
+        await self._queue(MessageKind.PASSWORD_CHANGED, to=caller.email, user_id=caller.user_id)
         await self._session.commit()
 
     async def request_password_reset(self, email: str) -> str | None:
         """Mail a link to the owner of the address, if there is one. Returns it only by the explicit setting."""
-        if not self._can_send_links():
-            return None
         await begin_writing(self._session)
         await self._users.lock_address(email)
         owner = await self._users.find_owner(email)
-        if owner is None or not owner.is_active:
-            return None
-        lifetime = timedelta(seconds=self._settings.auth_password_reset_ttl_seconds)
-        token = await self._tokens.issue(owner.id, TokenPurpose.PASSWORD_RESET, lifetime)
+        if owner and not owner.is_active:
+            owner = None
+        if self._settings.auth_return_token_in_response:
+            return await self._tell_reset_link(owner) if owner else None
+        # For an unknown address too, and dropped when it would be sent: the same statements take the same time.
+        await self._queue(
+            MessageKind.PASSWORD_RESET, to=owner.email if owner else email, user_id=owner.id if owner else None
+        )
         await self._session.commit()
-        url = self._settings.link(self._settings.auth_password_reset_url_template, token)
-        return self._hand_over(url, messages.password_reset(to=owner.email, url=url))
+        return None
 
     async def preview_password_reset(self, token: str) -> str:
         """The address whose password the link would reset; changes nothing. Raises `InvalidTokenError`."""
@@ -97,8 +111,9 @@ class CredentialService:
             raise InvalidTokenError
         if not await self._users.set_password(user.id, hashed_password):
             raise InvalidTokenError
-        await self._tokens.end_all(user.id)
+        await self._end_links(user.id)
         await self._sessions.revoke_all(user.id)
+        await self._queue(MessageKind.PASSWORD_CHANGED, to=user.email, user_id=user.id)
         await self._session.commit()
 
     async def request_email_change(self, caller: Principal, *, new_email: str, current_password: str) -> str | None:
@@ -112,61 +127,61 @@ class CredentialService:
         seen_hash = await self._verify(caller, current_password)
         await begin_writing(self._session)
         await self._claim(caller, seen_hash)
-        # For an owned address too, where nobody gets the link: the same statements take the same time.
-        token = await self._tokens.issue(
-            caller.user_id,
-            TokenPurpose.EMAIL_CHANGE,
-            timedelta(seconds=self._settings.auth_email_change_ttl_seconds),
-            new_email=new_email,
-            session_id=caller.session_id,
-        )
         owner = await self._users.find_owner(new_email)
-        await self._session.commit()
-        url = self._settings.link(self._settings.auth_email_change_url_template, token)
+        if self._settings.auth_return_token_in_response:
+            return None if owner else await self._tell_change_link(caller, new_email)
         if owner:
-            return self._hand_over(None, messages.already_registered(to=owner.email))
-        return self._hand_over(url, messages.email_change(to=new_email, url=url))
+            await self._queue(MessageKind.ALREADY_REGISTERED, to=owner.email, user_id=owner.id)
+        else:
+            session_id = str(caller.session_id)
+            await self._queue(MessageKind.EMAIL_CHANGE, to=new_email, user_id=caller.user_id, session_id=session_id)
+        await self._session.commit()
+        return None
 
     async def preview_email_change(self, token: str) -> str:
         """The address that the link would set; changes nothing. Raises `InvalidTokenError`."""
-        change = await self._tokens.find_email_change(token)
-        if change is None:
-            raise InvalidTokenError
-        return change.new_email
+        return await self._preview(token, TokenPurpose.EMAIL_CHANGE)
 
     async def confirm_email_change(self, token: str) -> None:
         """Move the account to the address that was stored with the link. Sign-ups that wait for it end, and so do the
-        account's sessions, but for the one that asked.
+        account's sessions, but for the one that asked. The old address gets a link that undoes it.
 
         Raises `InvalidTokenError`, also when somebody owns the address by now.
         """
         await begin_writing(self._session)
-        change = await self._tokens.find_email_change(token)
-        if change is None:
-            raise InvalidTokenError
-        await self._users.lock_address(change.new_email, and_user=change.user_id)
-        if not await self._tokens.spend(token, TokenPurpose.EMAIL_CHANGE):
-            raise InvalidTokenError
-        try:
-            is_moved = await self._users.set_email(change.user_id, change.new_email)
-        except UserEmailTakenError:
-            raise InvalidTokenError from None
-        if not is_moved:
-            raise InvalidTokenError
-        await self._users.delete_pending(change.new_email)
-        await self._tokens.end_all(change.user_id)
+        old_email, change = await self._move(token, TokenPurpose.EMAIL_CHANGE)
         await self._sessions.revoke_all(change.user_id, except_id=change.session_id)
+        await self._queue(MessageKind.EMAIL_CHANGED, to=old_email, user_id=change.user_id, new_email=change.new_email)
+        await self._session.commit()
+
+    async def preview_email_revert(self, token: str) -> str:
+        """The address that the link would put back; changes nothing. Raises `InvalidTokenError`."""
+        return await self._preview(token, TokenPurpose.EMAIL_REVERT)
+
+    async def revert_email_change(self, token: str) -> None:
+        """Put the old address back, by the link that it was mailed, and end every session.
+
+        Raises `InvalidTokenError`, also when somebody owns the address by now.
+        """
+        await begin_writing(self._session)
+        _, change = await self._move(token, TokenPurpose.EMAIL_REVERT)
+        # A notice of a later move would bring a link to whoever moved the account there.
+        await self._mails.end_links(change.user_id, [MessageKind.EMAIL_CHANGED], queued_after=change.issued_at)
+        await self._sessions.revoke_all(change.user_id)
         await self._session.commit()
 
     async def delete_account(self, caller: Principal, *, current_password: str) -> None:
-        """Delete the caller and everything about them. The address is free again."""
+        """Delete the caller and everything about them, but for the notices until they are sent. The address is free."""
         seen_hash = await self._verify(caller, current_password)
         await begin_writing(self._session)
         await self._users.lock_address(caller.email, and_user=caller.user_id)
         await self._claim(caller, seen_hash)
         user = await self._users.get_by_id(caller.user_id)
+        await self._mails.forget_address(user.email)
+        await self._mails.outlive(user.id, [MessageKind.EMAIL_CHANGED])
         await self._users.delete_pending(user.email)
         await self._users.delete(user)
+        await self._queue(MessageKind.ACCOUNT_DELETED, to=user.email, user_id=None)
         await self._session.commit()
 
     def _check_new_password(self, password: str, *, email: str) -> None:
@@ -185,12 +200,49 @@ class CredentialService:
         if not await self._users.lock_account(caller.user_id, hashed_password=seen_hash, session_id=caller.session_id):
             raise InvalidAccessTokenError
 
-    def _can_send_links(self) -> bool:
-        return self._post is not None or self._settings.auth_return_token_in_response
+    async def _end_links(self, user_id: UUID) -> None:
+        await self._tokens.end_all(user_id)
+        await self._mails.end_links(user_id, LINK_KINDS)
 
-    def _hand_over(self, url: str | None, message: Message) -> str | None:
-        if self._settings.auth_return_token_in_response:
-            return url
-        if self._post is not None:
-            self._post(message)
-        return None
+    async def _queue(self, kind: MessageKind, *, to: str, user_id: UUID | None, **content: str | None) -> None:
+        if self._outbox is not None:
+            await self._outbox.queue(kind, to=to, user_id=user_id, where=self._client_address, **content)
+
+    async def _tell_reset_link(self, owner: UserModel) -> str:
+        lifetime = timedelta(seconds=self._settings.auth_password_reset_ttl_seconds)
+        token = await self._tokens.issue(owner.id, TokenPurpose.PASSWORD_RESET, lifetime)
+        await self._session.commit()
+        return self._settings.link(self._settings.auth_password_reset_url_template, token)
+
+    async def _tell_change_link(self, caller: Principal, new_email: str) -> str:
+        lifetime = timedelta(seconds=self._settings.auth_email_change_ttl_seconds)
+        token = await self._tokens.issue(
+            caller.user_id, TokenPurpose.EMAIL_CHANGE, lifetime, new_email=new_email, session_id=caller.session_id
+        )
+        await self._session.commit()
+        return self._settings.link(self._settings.auth_email_change_url_template, token)
+
+    async def _preview(self, token: str, purpose: TokenPurpose) -> str:
+        change = await self._tokens.find_email_change(token, purpose)
+        if change is None:
+            raise InvalidTokenError
+        return change.new_email
+
+    async def _move(self, token: str, purpose: TokenPurpose) -> tuple[str, EmailChange]:
+        """Spend the link and move the account; the address that it leaves, and what was changed."""
+        change = await self._tokens.find_email_change(token, purpose)
+        if change is None:
+            raise InvalidTokenError
+        await self._users.lock_address(change.new_email, and_user=change.user_id)
+        if not await self._tokens.spend(token, purpose):
+            raise InvalidTokenError
+        old_email = (await self._users.get_by_id(change.user_id)).email
+        try:
+            is_moved = await self._users.set_email(change.user_id, change.new_email)
+        except UserEmailTakenError:
+            raise InvalidTokenError from None
+        if not is_moved:
+            raise InvalidTokenError
+        await self._users.delete_pending(change.new_email)
+        await self._end_links(change.user_id)
+        return old_email, change

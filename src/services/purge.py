@@ -9,7 +9,8 @@ from datetime import timedelta
 from src.core.settings import Settings
 from src.db.base import utc_now
 from src.db.database import AsyncDatabaseManager, begin_writing
-from src.db.repositories import SessionRepository, UserRepository, UserTokenRepository
+from src.db.repositories import OutboxRepository, SessionRepository, UserRepository, UserTokenRepository
+from src.services.outbox import LIMIT_WINDOW
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +24,11 @@ class Purged:
     tokens: int
     sessions: int
     sign_ups: int
+    mails: int
 
 
 async def purge(database: AsyncDatabaseManager, settings: Settings) -> Purged:
-    """Delete expired tokens, ended sessions, and sign-ups that no link can activate any more.
+    """Delete expired tokens, ended sessions, sign-ups that no link can activate any more, and mails that were sent.
 
     Each kind has a transaction of its own: one for all would hold tokens while it waits for users, against the order
     in which everybody else takes their locks.
@@ -42,7 +44,10 @@ async def purge(database: AsyncDatabaseManager, settings: Settings) -> Purged:
         await begin_writing(session)
         sign_ups = await UserRepository(session).delete_abandoned(abandoned_before)
         await session.commit()
-    return Purged(tokens, sessions, sign_ups)
+        await begin_writing(session)
+        mails = await OutboxRepository(session).delete_sent(utc_now() - LIMIT_WINDOW)
+        await session.commit()
+    return Purged(tokens, sessions, sign_ups, mails)
 
 
 async def purge_quietly(database: AsyncDatabaseManager, settings: Settings) -> None:

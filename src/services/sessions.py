@@ -16,6 +16,8 @@ from src.db.base import utc_now
 from src.db.database import begin_writing
 from src.db.models import SessionModel
 from src.db.repositories import Principal, SessionRepository, UserRepository
+from src.email import MessageKind
+from src.services.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,13 @@ class Client:
 
 class SessionService:
     def __init__(
-        self, session: AsyncSession, *, settings: Settings, passwords: PasswordHasher, signer: TokenSigner
+        self,
+        session: AsyncSession,
+        *,
+        settings: Settings,
+        passwords: PasswordHasher,
+        signer: TokenSigner,
+        outbox: Outbox | None,
     ) -> None:
         self._session = session
         self._users = UserRepository(session)
@@ -47,6 +55,7 @@ class SessionService:
         self._settings = settings
         self._passwords = passwords
         self._signer = signer
+        self._outbox = outbox
         self._idle = timedelta(seconds=settings.auth_session_idle_seconds)
 
     async def log_in(self, *, email: str, password: str, client: Client) -> TokenPair:
@@ -69,18 +78,18 @@ class SessionService:
         await self._session.commit()
         return self._pair(owner.id, session.id, session.generation, self._end(session))
 
-    async def refresh(self, refresh_token: str) -> TokenPair:
+    async def refresh(self, refresh_token: str, client: Client) -> TokenPair:
         """Exchange a refresh token for the next one.
 
         Two tabs, or a retry after a lost answer, get the same successor within the grace window. Any other token that
-        is not the current one has been stolen from somebody: its session ends (RFC 9700, section 4.14.2). Raises
-        `InvalidRefreshTokenError`.
+        is not the current one has been stolen from somebody: its session ends, and its owner is told (RFC 9700, section
+        4.14.2). Raises `InvalidRefreshTokenError`.
         """
         claims = self._signer.read_refresh(refresh_token)
         await begin_writing(self._session)
         rotated = await self._sessions.rotate(claims.session_id, claims.generation, idle=self._idle)
         if rotated is None:
-            return await self._answer_again_or_revoke(claims)
+            return await self._answer_again_or_revoke(claims, client)
         await self._session.commit()
         ends_at = min(rotated.idle_expires_at, rotated.expires_at)
         return self._pair(rotated.user_id, claims.session_id, claims.generation + 1, ends_at)
@@ -129,7 +138,7 @@ class SessionService:
         await self._sessions.revoke_oldest(user_id, keep=self._settings.auth_max_sessions_per_user)
         return session
 
-    async def _answer_again_or_revoke(self, claims: RefreshClaims) -> TokenPair:
+    async def _answer_again_or_revoke(self, claims: RefreshClaims, client: Client) -> TokenPair:
         session = await self._sessions.find_live(claims.session_id)
         if session is None:
             raise InvalidRefreshTokenError
@@ -138,6 +147,11 @@ class SessionService:
         if is_previous and utc_now() < session.last_used_at + grace:
             return self._pair(session.user_id, session.id, session.generation, self._end(session))
         await self._sessions.revoke(session.id)
+        if self._outbox:
+            owner = await self._users.get_by_id(session.user_id)
+            await self._outbox.queue(
+                MessageKind.REFRESH_REPLAYED, to=owner.email, user_id=owner.id, where=client.address
+            )
         await self._session.commit()
         log.warning("A refresh token was replayed: session %s of user %s is revoked", session.id, session.user_id)
         raise InvalidRefreshTokenError

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from src.core.passwords import verify_password
 from src.db import AsyncDatabaseManager, BaseModel
 from src.db.models import UserModel
-from src.db.repositories import UserRepository
+from src.db.repositories import OutboxRepository, UserRepository
 from tests.conftest import Service, StartService
 from tests.steps import (
     PASSWORD,
@@ -408,6 +408,59 @@ class TestEmailChange:
         who = await log_in(service)
 
         assert_refused(await request_move(service, who, current="not-the-password"), 403, "WRONG_PASSWORD")
+
+
+class TestUndoingAnEmailChange:
+    """A thief who knows the password moves the account away, twice, and tries to keep it."""
+
+    async def move(self, service: Service, who: LoggedIn, new_email: str) -> str:
+        """The token of the link that undoes the move."""
+        assert service.mailbox is not None
+        await request_move(service, who, new_email)
+        await confirm_move(service, service.mailbox.token())
+        return service.mailbox.token()
+
+    async def undo(self, service: Service, token: str) -> Response:
+        return await service.client.post("/auth/email-change/revert", json={"token": token})
+
+    async def test_the_owners_link_survives_what_the_thief_can_do(self, mailing_service: Service) -> None:
+        await create_account(mailing_service)
+        thief = await log_in(mailing_service)
+        of_owner = await self.move(mailing_service, thief, "thief@example.com")
+        of_thief = await self.move(mailing_service, thief, "second@example.com")
+        await change_password(mailing_service, thief)
+        assert (await self.undo(mailing_service, of_thief)).status_code == 204
+
+        assert (await self.undo(mailing_service, of_owner)).status_code == 204
+
+        assert (await me(mailing_service, thief)).status_code == 401
+        assert (await post_log_in(mailing_service, password=NEW_PASSWORD)).status_code == 200
+
+    async def test_the_thiefs_link_ends_with_the_owners(self, mailing_service: Service) -> None:
+        await create_account(mailing_service)
+        thief = await log_in(mailing_service)
+        of_owner = await self.move(mailing_service, thief, "thief@example.com")
+        of_thief = await self.move(mailing_service, thief, "second@example.com")
+
+        assert (await self.undo(mailing_service, of_owner)).status_code == 204
+
+        assert_refused(await self.undo(mailing_service, of_thief), 400, "INVALID_TOKEN")
+        assert_refused(await self.undo(mailing_service, of_owner), 400, "INVALID_TOKEN")
+
+    async def test_a_notice_that_waits_brings_the_thief_no_link_any_more(self, mailing_service: Service) -> None:
+        assert mailing_service.mailbox is not None
+        await create_account(mailing_service)
+        thief = await log_in(mailing_service)
+        of_owner = await self.move(mailing_service, thief, "thief@example.com")
+        await request_move(mailing_service, thief, "second@example.com")
+        second = mailing_service.mailbox.token()
+        mailing_service.mailbox.failure = OSError()
+        await confirm_move(mailing_service, second)
+
+        assert (await self.undo(mailing_service, of_owner)).status_code == 204
+
+        async with mailing_service.database.session() as session:
+            assert not await OutboxRepository(session).exists({"kind": "email_changed", "status": "queued"})
 
 
 class TestDeleteAccount:

@@ -1,5 +1,6 @@
 """Every error, of every kind, is `{detail, code, details}` and repeats nothing that was sent."""
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, Callable
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Response
-from sqlalchemy import text
+from sqlalchemy import event, make_url, text
 
 from src.api.app import create_app
 from src.api.app import db as production_db
@@ -44,6 +45,45 @@ async def test_a_wrong_method_names_the_right_ones(client: AsyncClient) -> None:
 
     assert_envelope(response, 405, "METHOD_NOT_ALLOWED")
     assert response.headers["allow"] == "POST"
+    assert (await client.put("/activate")).headers["allow"] == "GET, HEAD, POST"
+    assert (await client.put("/auth/sessions")).headers["allow"] == "GET, HEAD, DELETE"
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/", "/docs", "/api/users/00000000-0000-0000-0000-000000000000"])
+async def test_head_is_get_without_a_body(client: AsyncClient, path: str) -> None:
+    get, head = await client.get(path), await client.head(path)
+
+    assert head.status_code == get.status_code
+    assert head.headers.keys() == get.headers.keys()
+    assert head.content == b""
+
+
+async def test_a_trailing_slash_is_another_path_and_no_redirect_to_whatever_host_was_named(
+    client: AsyncClient,
+) -> None:
+    response = await client.post("/auth/signup/", json={}, headers={"Host": "evil.example.com"})
+
+    assert_envelope(response, 404, "NOT_FOUND")
+    assert "location" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/auth/signup", "password"),
+        ("/auth/login", "password"),
+        ("/auth/activate", "token"),
+        ("/auth/refresh", "refresh_token"),
+    ],
+)
+async def test_half_a_surrogate_pair_is_a_422(client: AsyncClient, path: str, field: str) -> None:
+    body = f'{{"email": "ana@example.com", "{field}": "strong-pass-12-chars\\ud800"}}'
+
+    response = await client.post(path, content=body, headers={"Content-Type": "application/json"})
+
+    assert_envelope(response, 422, "VALIDATION_ERROR")
+    reasons = {each["field"]: each["reason"] for each in response.json()["details"]["fields"]}
+    assert reasons[field] == "contains characters that UTF-8 cannot encode"
 
 
 @pytest.mark.parametrize("body", [f'{{"password": "{CANARY}', "{", "", "[]", "null", '"text"', f'["{CANARY}"]'])
@@ -133,6 +173,14 @@ def failing_app(database: AsyncDatabaseManager) -> FastAPI:
     async def fail() -> None:
         raise RuntimeError(f"what happened\n{CANARY}") from ValueError(f"why\n{CANARY}")
 
+    @app.get("/wrong-type")
+    async def wrong_type(session: SessionDep) -> None:
+        await session.execute(text("SELECT length(:hash) + nonsense"), {"hash": {CANARY: CANARY}.keys()})
+
+    @app.get("/misspelt")
+    async def misspelt(session: SessionDep) -> None:
+        await session.execute(text("SELECT nmae FROM users"))
+
     @app.get("/insert")
     async def insert(session: SessionDep) -> None:
         statement = "INSERT INTO users (id, email, hashed_password) VALUES (:id, NULL, :hash)"
@@ -155,7 +203,7 @@ async def get(database: AsyncDatabaseManager, path: str) -> Response:
         return await client.get(path)
 
 
-@pytest.mark.parametrize("path", ["/fail", "/insert"])
+@pytest.mark.parametrize("path", ["/fail", "/insert", "/wrong-type", "/misspelt"])
 async def test_an_unforeseen_error_is_a_500_that_shares_its_request_id_with_the_log(
     database: AsyncDatabaseManager, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
@@ -197,6 +245,48 @@ async def test_a_database_that_is_away_is_a_503(url: str, caplog: pytest.LogCapt
     assert response.headers["retry-after"]
     assert "The database did not answer" in caplog.text
     await database.disconnect()
+
+
+async def sign_up(client: AsyncClient, email: str = "ana@example.com") -> Response:
+    return await client.post("/auth/signup", json={"email": email, "password": "strong-pass-12-chars"})
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+class TestPostgreSQLInTrouble:
+    async def test_connections_that_were_cut_while_idle_are_noticed_before_they_are_used(
+        self, service: Service, database: AsyncDatabaseManager
+    ) -> None:
+        await asyncio.gather(*(sign_up(service.client, f"u{number}@example.com") for number in range(5)))
+        async with database.session() as session:
+            await session.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+            )
+
+        assert (await sign_up(service.client)).status_code == 201
+
+    async def test_a_standby_that_cannot_write_is_a_503(self, service: Service) -> None:
+        event.listen(
+            service.database.engine.sync_engine,
+            "begin",
+            lambda connection: connection.exec_driver_sql("SET TRANSACTION READ ONLY"),
+        )
+
+        assert_envelope(await sign_up(service.client), 503, "SERVICE_UNAVAILABLE")
+
+    async def test_a_database_that_is_not_there_is_a_503(self, database_url: str) -> None:
+        away = AsyncDatabaseManager(make_url(database_url).set(database="nowhere"))
+
+        assert_envelope(await get(away, "/health/ready"), 503, "SERVICE_UNAVAILABLE")
+        await away.disconnect()
+
+
+async def test_a_place_that_is_no_address_is_not_kept(service: Service, database: AsyncDatabaseManager) -> None:
+    transport = ASGITransport(app=service.app, client=("<b>" + "a" * 60, 1))
+    async with AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await sign_up(client)).status_code == 201
+
+    async with database.session() as session:
+        assert await session.scalar(text("SELECT signed_up_from FROM users")) is None
 
 
 def test_every_exception_has_a_code_and_a_sentence_of_its_own() -> None:

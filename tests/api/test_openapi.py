@@ -70,6 +70,7 @@ def test_pages_are_not_part_of_the_api(operations: dict[str, dict[str, Any]]) ->
         "post /auth/password-reset/confirm",
         "post /auth/email-change/request",
         "post /auth/email-change/confirm",
+        "post /auth/email-change/revert",
         "post /auth/delete-account",
         "get /api/users/{user_id}",
         "get /.well-known/jwks.json",

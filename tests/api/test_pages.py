@@ -4,10 +4,12 @@ import asyncio
 import re
 
 import pytest
-from httpx import Response
+from httpx import ASGITransport, AsyncClient, Response
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from src.db import AsyncDatabaseManager
-from tests.conftest import Service
+from tests.conftest import Service, StartService
 from tests.steps import activate, count_hashes, create_account, expire_links, hold, sign_up, token_of, wait_until
 
 
@@ -148,3 +150,35 @@ async def test_a_sign_up_for_an_owned_address_cannot_be_confirmed_on_the_page(ma
     assert mailing_service.mailbox is not None
 
     assert (await press_button(mailing_service, mailing_service.mailbox.token(0))).status_code == 400
+
+
+async def test_the_form_finds_its_way_under_a_path_prefix(service: Service, token: str) -> None:
+    prefixed = Starlette(routes=[Mount("/accounts", app=service.app)])
+    async with AsyncClient(transport=ASGITransport(app=prefixed), base_url="http://test") as client:
+        page = await client.get("/accounts/activate", params={"token": token})
+        action = re.findall(r'action="([^"]+)"', page.text)[0]
+        response = await client.post(page.url.join(action), data={"token": token})
+        again = await client.post(page.url.join(action), data={"token": token})
+
+    assert response.status_code == 200
+    assert "If you have confirmed your address already, log in." in again.text
+
+
+async def test_a_gateway_that_opens_the_link_for_a_person_may_post_from_elsewhere(service: Service, token: str) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://gateway.example"}
+    response = await service.client.post("/activate", data={"token": token}, headers=headers)
+
+    assert response.status_code == 200
+
+
+async def test_an_empty_new_password_is_a_weak_one(start_service: StartService) -> None:
+    service = await start_service(auth_return_token_in_response=True)
+    await create_account(service)
+    answer = await service.client.post("/auth/password-reset/request", json={"email": "ana@example.com"})
+    form = {"token": token_of(answer.json()["reset_url"]), "new_password": ""}
+
+    response = await service.client.post("/password-reset", data=form)
+
+    assert response.status_code == 422
+    assert "This password must have at least 12 characters." in response.text
+    assert f'value="{form["token"]}"' in response.text

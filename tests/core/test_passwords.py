@@ -75,6 +75,8 @@ class TestForeignHashes:
             "$bcrypt-sha256$v=1,t=2b,r=4$" + "a" * 22 + "$" + "b" * 31,
             "$bcrypt-sha256$v=2,t=2b,r=99$" + "a" * 22 + "$" + "b" * 31,
             "$2b$04$" + "a" * 53 + "\n",
+            "$2b$04$" + "a" * 21 + "a" + "b" * 31,  # bits in the salt that must be zero
+            "$bcrypt-sha256$v=2,t=2b,r=4$" + "a" * 22 + "$" + "b" * 31,
         ],
     )
     def test_a_hash_that_cannot_be_read_is_a_mismatch(self, stored: str) -> None:
@@ -92,7 +94,11 @@ class TestRehash:
 
 
 class TestEqualCost:
-    @pytest.mark.parametrize("stored", [None, "", "unreadable", hash_password("another", ROUNDS)])
+    @pytest.mark.parametrize(
+        "stored",
+        [None, "", "unreadable", hash_password("another", ROUNDS)],
+        ids=["nobody", "empty", "unreadable", "another"],
+    )
     def test_nobody_and_unreadable_cost_one_hash_like_a_wrong_password(self, stored: str | None) -> None:
         hashes = 0
 
@@ -124,6 +130,11 @@ class TestPolicy:
     def test_common_passwords_are_refused(self, password: str) -> None:
         with pytest.raises(ValidationException):
             self.check(password)
+
+    def test_no_spelling_of_the_address_is_a_password(self) -> None:
+        for password in ("STRASSE.LANG@EXAMPLE.COM", "straße.lang@example.com"):
+            with pytest.raises(ValidationException):
+                self.check(password, email="straße.lang@example.com")
 
     def test_the_licence_of_the_list_is_no_password(self) -> None:
         self.check("# Copyright (c) 2021 @zxcvbn-ts")

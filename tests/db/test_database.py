@@ -1,4 +1,5 @@
 import asyncio
+import sqlite3
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from uuid import uuid4
@@ -27,6 +28,12 @@ class TestUrls:
     )
     def test_the_async_driver_is_filled_in(self, given: str, used: str) -> None:
         assert normalize_url(given).render_as_string(hide_password=False) == used
+
+    def test_one_that_cannot_be_read_says_so_and_quotes_nothing(self) -> None:
+        with pytest.raises(ValueError, match="percent-encode") as raised:
+            normalize_url("postgresql://ana:pass@wo:rd@h/d")
+
+        assert "wo" not in str(raised.value).replace("password", "")
 
 
 class TestManager:
@@ -109,6 +116,25 @@ class TestSQLite:
             assert {user.email.partition("-")[2] for user in await UserRepository(session).list()} == {
                 f"{count}@example.com" for count in range(30)
             }
+        await database.disconnect()
+
+    async def test_readers_are_answered_while_many_writers_wait(self, tmp_path: Path) -> None:
+        database = AsyncDatabaseManager(f"sqlite:///{tmp_path}/users.db")
+        await database.create_tables()
+        other = sqlite3.connect(tmp_path / "users.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+
+        async def write() -> None:
+            async with database.session() as session:
+                await begin_writing(session)
+
+        writers = [asyncio.create_task(write()) for _ in range(30)]
+        async with asyncio.timeout(5), database.session() as session:
+            assert await UserRepository(session).count() == 0
+
+        other.execute("ROLLBACK")
+        other.close()
+        await asyncio.gather(*writers)
         await database.disconnect()
 
     async def test_in_memory_sessions_share_a_transaction_that_is_open(self) -> None:

@@ -85,6 +85,22 @@ async def test_migrating_twice_changes_nothing(empty_url: str) -> None:
     await database.disconnect()
 
 
+async def test_a_database_of_a_later_version_is_current_and_left_as_it_is(
+    database: AsyncDatabaseManager, migrated_sqlite_copy: str
+) -> None:
+    later = AsyncDatabaseManager(migrated_sqlite_copy)
+    async with later.session() as session:
+        await session.execute(text("UPDATE alembic_version SET version_num = 'of-later'"))
+        await session.commit()
+
+    await migrate(later)
+
+    async with later.session() as session:
+        assert await is_current(session)
+        assert await session.scalar(text("SELECT version_num FROM alembic_version")) == "of-later"
+    await later.disconnect()
+
+
 async def test_processes_that_migrate_together_take_turns(empty_url: str) -> None:
     databases = [AsyncDatabaseManager(empty_url) for _ in range(5)]
 

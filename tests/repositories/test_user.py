@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from sqlalchemy.exc import IntegrityError, MultipleResultsFound
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -7,7 +9,7 @@ from src.db.models import UserModel
 from src.db.repositories import UserRepository
 
 
-def make_user(email: str = "ana@example.com", **values: object) -> UserModel:
+def make_user(email: str | None = "ana@example.com", **values: Any) -> UserModel:
     return UserModel(**({"email": email, "name": "Ana", "hashed_password": "<bcrypt-hash>"} | values))
 
 
@@ -43,9 +45,12 @@ class TestUserRepository:
         with pytest.raises(IntegrityError):
             await session.flush()
 
-    async def test_adding_without_a_required_column_is_no_domain_error(self, session: AsyncSession) -> None:
+    @pytest.mark.parametrize("column", ["email", "hashed_password"])
+    async def test_adding_without_a_required_column_is_no_domain_error(
+        self, session: AsyncSession, column: str
+    ) -> None:
         with pytest.raises(IntegrityError):
-            await UserRepository(session).add(make_user(hashed_password=None))
+            await UserRepository(session).add(make_user(**{"email": "ana@example.com"} | {column: None}))
 
     async def test_a_user_built_directly_is_active_and_activated(self, session: AsyncSession) -> None:
         user = await UserRepository(session).add(make_user())

@@ -28,3 +28,16 @@ async def test_an_expired_token_is_nobodys_and_cannot_be_spent(session: AsyncSes
 
     assert await tokens.find_user(token, TokenPurpose.ACTIVATION) is None
     assert not await tokens.spend(token, TokenPurpose.ACTIVATION)
+
+
+async def test_a_token_is_good_for_its_own_purpose_alone(session: AsyncSession) -> None:
+    tokens = UserTokenRepository(session)
+    user = await UserRepository(session).add(make_user())
+    token = await tokens.issue(user.id, TokenPurpose.ACTIVATION, DAY)
+    other = await tokens.issue(user.id, TokenPurpose.PASSWORD_RESET, DAY)
+
+    assert await tokens.find_user(token, TokenPurpose.PASSWORD_RESET) is None
+    assert not await tokens.spend(token, TokenPurpose.PASSWORD_RESET)
+
+    assert await tokens.spend(token, TokenPurpose.ACTIVATION)
+    assert await tokens.spend(other, TokenPurpose.PASSWORD_RESET)

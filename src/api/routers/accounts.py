@@ -48,7 +48,7 @@ async def activate(body: TokenRequest, accounts: AccountsDep) -> ActivationRespo
 
 
 @router.post("/activation/resend", status_code=202, responses=document(*BODY_ERRORS, BadRequestException))
-async def resend_activation(body: EmailRequest, accounts: AccountsDep) -> Accepted:
+async def resend_activation(body: EmailRequest, accounts: AccountsDep, client: ClientDep) -> Accepted:
     """Mail the activation link again. The answer is the same for every address."""
-    await accounts.resend_activation(body.email)
+    await accounts.resend_activation(body.email, requested_from=client.address)
     return Accepted(detail="If a sign-up with this address waits to be confirmed, a new link is on its way.")

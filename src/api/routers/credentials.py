@@ -81,6 +81,16 @@ async def confirm_email_change(body: TokenRequest, credentials: CredentialsDep) 
     await credentials.confirm_email_change(body.token.get_secret_value())
 
 
+@router.post(
+    "/email-change/revert",
+    status_code=204,
+    responses=document(*BODY_ERRORS, BadRequestException, InvalidTokenError),
+)
+async def revert_email_change(body: TokenRequest, credentials: CredentialsDep) -> None:
+    """Put the old address back, with the token of the link that it was mailed. All sessions end."""
+    await credentials.revert_email_change(body.token.get_secret_value())
+
+
 @router.post("/delete-account", status_code=204, responses=_PASSWORD_ERRORS)
 async def delete_account(body: DeleteAccountRequest, credentials: CredentialsDep, caller: CurrentUser) -> None:
     """Delete the account and everything about it, at once and for good. The address is free again."""

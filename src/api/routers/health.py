@@ -1,14 +1,20 @@
 """`/health`: what orchestrators and load balancers ask."""
 
 import asyncio
+import logging
 
 from fastapi import APIRouter
 
 from src.api.dependencies import SessionDep
 from src.api.errors import document
-from src.api.schemas import Health
+from src.api.schemas import Health, Readiness
 from src.core.exceptions import ServiceUnavailableException
+from src.db.base import utc_now
 from src.db.migrations import is_current
+from src.db.repositories import OutboxRepository
+from src.services.outbox import STUCK_AFTER
+
+log = logging.getLogger(__name__)
 
 READY_TIMEOUT_SECONDS = 3
 
@@ -18,17 +24,22 @@ router = APIRouter(prefix="/health", tags=["Health"])
 @router.get("/live")
 async def live() -> Health:
     """Whether the process answers. It does not look at the database: restarting the process would not mend that."""
-    return Health(status="ok")
+    return Health()
 
 
 @router.get("/ready", responses=document(ServiceUnavailableException))
-async def ready(session: SessionDep) -> Health:
-    """Whether requests can be served: the database answers and its tables are those that this version needs."""
+async def ready(session: SessionDep) -> Readiness:
+    """Whether requests can be served: the database answers and its tables are those that this version needs.
+
+    Mail that is stuck is told, but does not make the service unready: no request waits for it.
+    """
     try:
         async with asyncio.timeout(READY_TIMEOUT_SECONDS):
-            is_ready = await is_current(session)
+            if not await is_current(session):
+                raise ServiceUnavailableException("The database is not migrated: run `python -m alembic upgrade head`.")
+            stuck = await OutboxRepository(session).count_stuck(utc_now() - STUCK_AFTER)
     except TimeoutError:
         raise ServiceUnavailableException("The database does not answer. Try again shortly.") from None
-    if not is_ready:
-        raise ServiceUnavailableException("The database is not migrated: run `python -m alembic upgrade head`.")
-    return Health(status="ok")
+    if stuck:
+        log.warning("%d mails are stuck: see `python -m src outbox list`", stuck)
+    return Readiness(mail="stuck" if stuck else "ok")

@@ -55,12 +55,12 @@ async def issue_token(
 
 
 @router.post("/refresh", responses=document(*BODY_ERRORS, BadRequestException, InvalidRefreshTokenError))
-async def refresh(body: RefreshRequest, sessions: SessionsDep) -> TokenResponse:
+async def refresh(body: RefreshRequest, sessions: SessionsDep, client: ClientDep) -> TokenResponse:
     """Exchange a refresh token for the next pair of tokens. Each refresh token works once.
 
     Sent again within a few seconds, it gets the same successor; later, it ends the session, since somebody else has it.
     """
-    return TokenResponse.of(await sessions.refresh(body.refresh_token.get_secret_value()))
+    return TokenResponse.of(await sessions.refresh(body.refresh_token.get_secret_value(), client))
 
 
 @router.post(

@@ -25,7 +25,7 @@ class BaseRepository(Generic[ModelT]):
 
     model: type[ModelT]
     not_found: ClassVar[type[NotFoundException]] = NotFoundException
-    # What the violation of a unique index means to a caller: its name (PostgreSQL) and its columns (SQLite).
+    # What a violated unique index means to a caller: by its name (PostgreSQL), and by SQLite's message.
     conflicts: ClassVar[Mapping[str, type[AppException]]] = {}
 
     def __init__(self, session: AsyncSession) -> None:
@@ -86,7 +86,6 @@ class BaseRepository(Generic[ModelT]):
             yield
         except IntegrityError as error:
             violated = getattr(getattr(error.orig, "__cause__", None), "constraint_name", None) or str(error.orig)
-            for name, conflict in self.conflicts.items():
-                if violated.endswith(name):
-                    raise conflict from error
+            if violated in self.conflicts:
+                raise self.conflicts[violated] from error
             raise

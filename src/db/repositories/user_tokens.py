@@ -1,7 +1,7 @@
 """One-time tokens: issued, looked at, and spent once."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, select
@@ -19,6 +19,7 @@ class EmailChange:
     user_id: UUID
     new_email: str
     session_id: UUID | None
+    issued_at: datetime
 
 
 class UserTokenRepository(BaseRepository[UserTokenModel]):
@@ -56,27 +57,38 @@ class UserTokenRepository(BaseRepository[UserTokenModel]):
         )
         return (await self._session.scalars(query)).one_or_none()
 
-    async def find_email_change(self, token: str) -> EmailChange | None:
+    async def find_email_change(self, token: str, purpose: TokenPurpose) -> EmailChange | None:
         """What the token would change, if it can still be spent."""
-        query = select(UserTokenModel.user_id, UserTokenModel.new_email, UserTokenModel.session_id).where(
-            *_can_be_spent(token, TokenPurpose.EMAIL_CHANGE)
-        )
+        query = select(
+            UserTokenModel.user_id, UserTokenModel.new_email, UserTokenModel.session_id, UserTokenModel.created_at
+        ).where(*_can_be_spent(token, purpose))
         row = (await self._session.execute(query)).one_or_none()
-        return None if row is None else EmailChange(row.user_id, row.new_email, row.session_id)
+        return None if row is None else EmailChange(row.user_id, row.new_email, row.session_id, row.created_at)
 
     async def spend(self, token: str, purpose: TokenPurpose) -> bool:
-        """Spend the token, and end the others of its user and purpose. Of two who try at once, one is told true."""
-        whose = select(UserTokenModel.user_id).where(*_can_be_spent(token, purpose))
-        statement = (
-            delete(UserTokenModel)
-            .where(UserTokenModel.user_id.in_(whose), UserTokenModel.purpose == purpose)
-            .returning(UserTokenModel.token_hash)
-        )
-        return hash_token(token) in (await self._session.scalars(statement)).all()
+        """Spend the token, and end the others of its user and purpose. Of two who try at once, one is told true.
+
+        Undoing an e-mail change ends later undoings alone: a thief who moves an account twice, and then undoes their
+        own second move, must not end the owner's link.
+        """
+        can_be_spent = _can_be_spent(token, purpose)
+        whose = select(UserTokenModel.user_id).where(*can_be_spent)
+        statement = delete(UserTokenModel).where(UserTokenModel.user_id.in_(whose), UserTokenModel.purpose == purpose)
+        if purpose is TokenPurpose.EMAIL_REVERT:
+            # Ids are in the order of time.
+            spent = select(UserTokenModel.id).where(*can_be_spent).scalar_subquery()
+            statement = statement.where(UserTokenModel.id >= spent)
+        ended = await self._session.scalars(statement.returning(UserTokenModel.token_hash))
+        return hash_token(token) in ended.all()
 
     async def end_all(self, user_id: UUID) -> None:
-        """End every link of a user, whatever it was for."""
-        await self._session.execute(delete(UserTokenModel).where(UserTokenModel.user_id == user_id))
+        """End every link of a user, but for the one that undoes an e-mail change: a thief who has moved the account
+        would otherwise only have to change the password too."""
+        await self._session.execute(
+            delete(UserTokenModel).where(
+                UserTokenModel.user_id == user_id, UserTokenModel.purpose != TokenPurpose.EMAIL_REVERT
+            )
+        )
 
     async def delete_expired(self) -> int:
         """Forget tokens that can never be spent; how many they were."""

@@ -5,12 +5,12 @@ from datetime import datetime
 from typing import ClassVar
 from uuid import UUID
 
-from sqlalchemy import Exists, Row, bindparam, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, delete, exists, or_, select, update
 
 from src.core.addresses import normalize_email
 from src.core.exceptions import AppException, UserEmailTakenError, UserNotFoundError
 from src.db.base import utc_now
-from src.db.models import SessionModel, TokenPurpose, UserModel, UserTokenModel
+from src.db.models import OutboxEmailModel, OutboxStatus, SessionModel, TokenPurpose, UserModel, UserTokenModel
 from src.db.repositories.base import BaseRepository
 
 _RECORD = select(
@@ -33,7 +33,7 @@ class UserRepository(BaseRepository[UserModel]):
     not_found = UserNotFoundError
     conflicts: ClassVar[Mapping[str, type[AppException]]] = {
         "uq_users_email_activated": UserEmailTakenError,
-        "users.email": UserEmailTakenError,
+        "UNIQUE constraint failed: users.email": UserEmailTakenError,
     }
 
     async def get_record(self, user_id: UUID) -> UserRecord:
@@ -53,12 +53,13 @@ class UserRepository(BaseRepository[UserModel]):
 
     async def lock_address(self, email: str, *, and_user: UUID | None = None) -> None:
         """Lock the rows of an address (and one more), in the order of their ids, before tokens and sessions: flows
-        that take locks in one order cannot wait for each other in a circle. (SQLite has one writer at a time.)"""
+        that take locks in one order cannot wait for each other in a circle. Rows that refer to these may be inserted
+        meanwhile: a mail about somebody else's account waits for nobody. (SQLite has one writer at a time.)"""
         await self._session.execute(
             select(UserModel.id)
             .where(or_(UserModel.email == email, UserModel.id == and_user))
             .order_by(UserModel.id)
-            .with_for_update()
+            .with_for_update(key_share=True)
         )
 
     async def lock_account(self, user_id: UUID, *, hashed_password: str, session_id: UUID) -> bool:
@@ -76,7 +77,7 @@ class UserRepository(BaseRepository[UserModel]):
                 SessionModel.id == session_id,
                 SessionModel.revoked_at.is_(None),
             )
-            .with_for_update(of=UserModel)
+            .with_for_update(of=UserModel, key_share=True)
         )
         return await self._session.scalar(statement) is not None
 
@@ -114,14 +115,20 @@ class UserRepository(BaseRepository[UserModel]):
         with self._conflicts_named():
             return (await self._session.scalars(statement)).one_or_none() is not None
 
-    async def list_live_sign_ups(self, email: str, *, limit: int) -> Sequence[UserModel]:
-        """The newest sign-ups of an address that a link can still activate."""
+    async def list_live_sign_ups(self, email: str, *, limit: int, lock: bool = False) -> Sequence[UserModel]:
+        """The newest sign-ups of an address that a link can still activate.
+
+        With `lock`, they stay until the transaction ends, and one that somebody else has locked is left out: a sign-up
+        that came after `lock_address` may be activated or deleted at this moment.
+        """
         query = (
             select(UserModel)
-            .where(UserModel.email == email, UserModel.activated_at.is_(None), _has_activation_link())
+            .where(UserModel.email == email, UserModel.activated_at.is_(None), _awaits_confirmation())
             .order_by(UserModel.id.desc())
             .limit(limit)
         )
+        if lock:
+            query = query.with_for_update(skip_locked=True, key_share=True)
         return (await self._session.scalars(query)).all()
 
     async def activate(self, user_id: UUID) -> bool:
@@ -149,16 +156,19 @@ class UserRepository(BaseRepository[UserModel]):
         """
         abandoned = (
             select(UserModel.id)
-            .where(UserModel.activated_at.is_(None), UserModel.created_at < created_before, ~_has_activation_link())
+            .where(UserModel.activated_at.is_(None), UserModel.created_at < created_before, ~_awaits_confirmation())
             .with_for_update(skip_locked=True)
         )
         statement = delete(UserModel).where(UserModel.id.in_(abandoned)).returning(UserModel.id)
         return len((await self._session.scalars(statement)).all())
 
 
-def _has_activation_link() -> Exists:
-    return exists().where(
+def _awaits_confirmation() -> ColumnElement[bool]:
+    """Whether a link that works was sent, or a mail that will bring one waits."""
+    has_link = exists().where(
         UserTokenModel.user_id == UserModel.id,
         UserTokenModel.purpose == TokenPurpose.ACTIVATION,
         UserTokenModel.expires_at > utc_now(),
     )
+    has_mail = exists().where(OutboxEmailModel.user_id == UserModel.id, OutboxEmailModel.status == OutboxStatus.QUEUED)
+    return or_(has_link, has_mail)

@@ -1,0 +1,36 @@
+"""`python -m src.worker`: sends mail, for services that run with OUTBOX_IN_APP=false or that want more hands.
+
+As many as one likes may run beside each other and beside the services.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+
+from src.core.settings import get_settings
+from src.db.database import AsyncDatabaseManager
+from src.email import EmailUtils
+from src.services.outbox import Dispatcher
+
+
+async def work() -> None:
+    """Send mail until told to stop. Ends the process if there is nothing that could carry it."""
+    settings = get_settings()
+    email = EmailUtils.from_settings(settings)
+    if email is None:
+        sys.exit("Nothing carries mail: set SMTP_HOST and SMTP_FROM.")
+    database = AsyncDatabaseManager(settings.database_url)
+    dispatcher = Dispatcher(database, email, settings)
+    stopped = asyncio.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, stopped.set)
+    running = asyncio.create_task(dispatcher.run())
+    await stopped.wait()
+    await dispatcher.finish(running)
+    await database.disconnect()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(name)s: %(message)s")
+    asyncio.run(work())

@@ -1,0 +1,234 @@
+"""Mail travels by real SMTP, and only to the server that was meant."""
+
+import ssl
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import aiosmtplib
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from src.db import AsyncDatabaseManager
+from src.email import EmailUtils, Message
+from src.services.outbox import Dispatcher
+from tests.conftest import StartService, make_settings
+from tests.smtp_server import MailServer, link_in
+from tests.steps import activate, sign_up, token_of
+
+MESSAGE = Message(id=uuid4(), to="ana@example.com", subject="Olá", text="Olá: O'Brien\n.\n", html="<p>Olá</p>")
+
+
+def make_certificate(folder: Path, host: str = "127.0.0.1") -> Path:
+    """A self-signed certificate and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mail")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ) + certificate.public_bytes(serialization.Encoding.PEM)
+    path = folder / f"{host}.pem"
+    path.write_bytes(pem)
+    return path
+
+
+def tls_of(certificate: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    return context
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    return make_certificate(tmp_path)
+
+
+@pytest.fixture
+def trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The system's authorities vouch for the certificate, as they would after an administrator has added it."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    return certificate
+
+
+def email_utils(server: MailServer, **options: Any) -> EmailUtils:
+    return EmailUtils(host="127.0.0.1", port=server.port, sender="Contas <accounts@example.com>", **options)
+
+
+def assert_arrived(server: MailServer) -> None:
+    [mail] = server.mails
+    assert mail["Subject"] == "Olá"
+    body = mail.get_body(("plain",))
+    assert body is not None
+    assert body.get_content().splitlines() == MESSAGE.text.splitlines()
+
+
+class TestEncryption:
+    async def test_without_tls_for_development(self) -> None:
+        with MailServer() as server:
+            await email_utils(server, tls="none").send(MESSAGE)
+
+        assert_arrived(server)
+
+    async def test_starttls(self, trusted: Path) -> None:
+        with MailServer(tls=tls_of(trusted)) as server:
+            await email_utils(server, tls="starttls").send(MESSAGE)
+
+        assert_arrived(server)
+
+    async def test_tls_from_the_first_byte(self, trusted: Path) -> None:
+        with MailServer(tls=tls_of(trusted), is_implicit=True) as server:
+            await email_utils(server, tls="implicit").send(MESSAGE)
+
+        assert_arrived(server)
+
+    @pytest.mark.parametrize("tls", ["starttls", "implicit"])
+    async def test_a_server_whose_certificate_nobody_vouches_for_gets_no_mail(
+        self, certificate: Path, tls: str
+    ) -> None:
+        with (
+            MailServer(tls=tls_of(certificate), is_implicit=tls == "implicit") as server,
+            pytest.raises((OSError, aiosmtplib.SMTPException), match="CERTIFICATE_VERIFY_FAILED"),
+        ):
+            await email_utils(server, tls=tls).send(MESSAGE)
+
+        assert server.mails == []
+
+    async def test_a_server_that_shows_anothers_certificate_gets_no_mail(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        of_another = make_certificate(tmp_path, "192.0.2.1")
+        monkeypatch.setenv("SSL_CERT_FILE", str(of_another))
+        with (
+            MailServer(tls=tls_of(of_another)) as server,
+            pytest.raises((OSError, aiosmtplib.SMTPException), match="CERTIFICATE_VERIFY_FAILED"),
+        ):
+            await email_utils(server, tls="starttls").send(MESSAGE)
+
+        assert server.mails == []
+
+    async def test_a_server_that_offers_no_starttls_gets_no_mail(self) -> None:
+        with MailServer() as server, pytest.raises(aiosmtplib.SMTPException, match="STARTTLS"):
+            await email_utils(server, tls="starttls").send(MESSAGE)
+
+        assert server.mails == []
+
+    def test_starttls_is_the_default(self) -> None:
+        settings = make_settings(smtp_host="mail.example.com", smtp_from="accounts@example.com")
+
+        carrier = EmailUtils.from_settings(settings)
+
+        assert carrier is not None
+        assert (carrier.tls, carrier.port, carrier.host) == ("starttls", 587, "mail.example.com")
+
+
+class TestLogin:
+    async def test_with_the_right_password(self, trusted: Path) -> None:
+        with MailServer(tls=tls_of(trusted), login=("user", "sécret")) as server:
+            await email_utils(server, username="user", password="sécret").send(MESSAGE)
+
+        assert_arrived(server)
+
+    async def test_a_wrong_password_raises(self, trusted: Path) -> None:
+        with (
+            MailServer(tls=tls_of(trusted), login=("user", "secret")) as server,
+            pytest.raises(aiosmtplib.SMTPAuthenticationError),
+        ):
+            await email_utils(server, username="user", password="guess").send(MESSAGE)
+
+        assert server.mails == []
+
+    async def test_no_login_where_one_is_asked_for_raises(self, trusted: Path) -> None:
+        with (
+            MailServer(tls=tls_of(trusted), login=("user", "secret")) as server,
+            pytest.raises(aiosmtplib.SMTPException),
+        ):
+            await email_utils(server).send(MESSAGE)
+
+        assert server.mails == []
+
+    def test_no_representation_shows_the_password(self) -> None:
+        assert "secret" not in repr(EmailUtils(host="h", port=25, sender="a@example.com", password="secret"))
+
+
+class TestRefusals:
+    async def test_a_server_that_is_away_raises(self) -> None:
+        with pytest.raises(aiosmtplib.SMTPConnectError):
+            await email_utils(MailServer(), tls="none").send(MESSAGE)
+
+    @pytest.mark.parametrize(("mood", "code"), [("not now", 451), ("never", 554)])
+    async def test_a_refusal_raises_with_its_code(self, mood: Any, code: int) -> None:
+        with MailServer() as server:
+            server.becomes(mood)
+            with pytest.raises(aiosmtplib.SMTPResponseException) as refusal:
+                await email_utils(server, tls="none").send(MESSAGE)
+
+        assert refusal.value.code == code
+
+    async def test_a_server_that_drops_the_connection_after_the_data_raises(self) -> None:
+        with MailServer() as server:
+            server.becomes("drops")
+            with pytest.raises(aiosmtplib.SMTPServerDisconnected):
+                await email_utils(server, tls="none").send(MESSAGE)
+
+    async def test_a_server_that_has_taken_the_mail_may_forget_to_say_goodbye(self) -> None:
+        with MailServer() as server:
+            server.becomes("takes and stays silent")
+            await email_utils(server, tls="none").send(MESSAGE)
+
+        assert_arrived(server)
+
+
+async def test_what_arrives_is_read_by_a_mail_reader_and_its_link_works(
+    start_service: StartService, database: AsyncDatabaseManager
+) -> None:
+    service = await start_service(mail=True)
+    service.client.event_hooks["response"].clear()
+    await sign_up(service, name="Ağaoğlu O'Brien")
+
+    with MailServer() as server:
+        await Dispatcher(database, email_utils(server, tls="none"), make_settings()).dispatch_due()
+
+    [mail] = server.mails
+    assert (mail["To"], mail["Subject"]) == ("ana@example.com", "Confirm your e-mail address")
+    body = mail.get_body(("plain",))
+    assert body is not None
+    assert "  Name: Ağaoğlu O'Brien" in body.get_content().splitlines()
+    link = link_in(mail)
+    assert link.startswith("http://localhost:8000/activate?token=")
+    url = urlsplit(link)
+    page = await service.client.get(f"{url.path}?{url.query}")
+    assert page.status_code == 200
+    assert "Ağaoğlu" in page.text
+    assert (await activate(service, token_of(link))).status_code == 200
+
+
+async def test_an_address_in_any_script_gets_its_mail(
+    start_service: StartService, database: AsyncDatabaseManager
+) -> None:
+    service = await start_service(mail=True)
+    service.client.event_hooks["response"].clear()
+    await sign_up(service, "josé@bücher.example")
+
+    with MailServer() as server:
+        await Dispatcher(database, email_utils(server, tls="none"), make_settings()).dispatch_due()
+
+    [mail] = server.mails
+    assert server.recipients == ["josé@xn--bcher-kva.example"]
+    assert (await activate(service, token_of(link_in(mail)))).status_code == 200

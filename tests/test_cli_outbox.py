@@ -1,0 +1,106 @@
+"""The outbox as operators see it: `python -m src outbox`."""
+
+import os
+import subprocess
+import sys
+from uuid import uuid4
+
+import pytest
+
+from src.db import AsyncDatabaseManager
+from src.db.models import OutboxEmailModel, OutboxStatus
+from src.db.repositories import OutboxRepository
+from src.email import MessageKind
+from tests.test_running import ROOT
+
+
+def run(database_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "src", "outbox", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": database_url},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+async def add(database: AsyncDatabaseManager, email: str, status: OutboxStatus, attempts: int) -> OutboxEmailModel:
+    async with database.session() as session:
+        mail = await OutboxRepository(session).add(
+            OutboxEmailModel(
+                kind=MessageKind.ACCOUNT_DELETED,
+                to_email=email,
+                content={"when": "canary-of-the-content", "where": None},
+                status=status,
+                attempts=attempts,
+                last_error="SMTPDataError 554" if attempts else None,
+            )
+        )
+        await session.commit()
+    return mail
+
+
+@pytest.fixture
+async def mails(database: AsyncDatabaseManager) -> dict[str, OutboxEmailModel]:
+    return {
+        "waiting": await add(database, "waiting@example.com", OutboxStatus.QUEUED, 0),
+        "dead": await add(database, "dead@example.com", OutboxStatus.DEAD, 25),
+        "dead too": await add(database, "dead-too@example.com", OutboxStatus.DEAD, 25),
+        "sent": await add(database, "sent@example.com", OutboxStatus.SENT, 1),
+    }
+
+
+async def read(database: AsyncDatabaseManager, mail: OutboxEmailModel) -> tuple[str, int]:
+    async with database.session() as session:
+        found = await OutboxRepository(session).get_by_id(mail.id)
+    return found.status, found.attempts
+
+
+async def test_list_shows_what_waits_and_what_is_dead_and_why(
+    database_url: str, mails: dict[str, OutboxEmailModel]
+) -> None:
+    listed = run(database_url, "list")
+
+    assert listed.returncode == 0, listed.stderr
+    waiting, dead, dead_too = listed.stdout.splitlines()
+    assert waiting.startswith(f"{mails['waiting'].id}  queued  account_deleted    attempts  0  due ")
+    assert "waiting@example.com" in waiting
+    assert dead.startswith(f"{mails['dead'].id}  dead    account_deleted    attempts 25  due ")
+    assert dead.endswith("dead@example.com  SMTPDataError 554")
+    assert dead_too.startswith(str(mails["dead too"].id))
+    assert "canary-of-the-content" not in listed.stdout
+
+
+async def test_list_shows_no_more_than_it_is_asked_for(database_url: str, mails: dict[str, OutboxEmailModel]) -> None:
+    assert len(run(database_url, "list", "--limit", "2").stdout.splitlines()) == 2
+
+
+async def test_retry_queues_one_dead_letter_with_all_its_attempts_again(
+    database_url: str, database: AsyncDatabaseManager, mails: dict[str, OutboxEmailModel]
+) -> None:
+    retried = run(database_url, "retry", str(mails["dead"].id))
+
+    assert (retried.returncode, retried.stdout) == (0, "Queued 1 again.\n")
+    assert await read(database, mails["dead"]) == (OutboxStatus.QUEUED, 0)
+    assert await read(database, mails["dead too"]) == (OutboxStatus.DEAD, 25)
+
+
+async def test_retry_alone_queues_every_dead_letter_and_nothing_else(
+    database_url: str, database: AsyncDatabaseManager, mails: dict[str, OutboxEmailModel]
+) -> None:
+    retried = run(database_url, "retry")
+
+    assert (retried.returncode, retried.stdout) == (0, "Queued 2 again.\n")
+    for name in ("dead", "dead too"):
+        assert await read(database, mails[name]) == (OutboxStatus.QUEUED, 0)
+    assert await read(database, mails["sent"]) == (OutboxStatus.SENT, 1)
+
+
+async def test_retry_of_what_is_no_dead_letter_says_so(database_url: str, mails: dict[str, OutboxEmailModel]) -> None:
+    for id_ in (uuid4(), mails["sent"].id, mails["waiting"].id):
+        retried = run(database_url, "retry", str(id_))
+
+        assert retried.returncode == 1
+        assert retried.stderr == f"There is no dead letter {id_}: see `python -m src outbox list`.\n"
