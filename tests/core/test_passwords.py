@@ -1,4 +1,5 @@
 import asyncio
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -208,6 +209,14 @@ class TestPool:
         asyncio.get_running_loop().call_soon(release.set)
 
         await asyncio.gather(*tasks)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities per thread")
+    async def test_threads_that_hash_step_behind_the_event_loop(self) -> None:
+        pool, niceness = HashPool(threads=1, queue_size=2), list[int]()
+
+        await self.run(pool, lambda: niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+
+        assert niceness == [10 + os.getpriority(os.PRIO_PROCESS, os.getpid())]
 
     async def test_a_hasher_hashes_and_verifies_in_the_pool(self) -> None:
         hasher = PasswordHasher(HashPool(threads=1, queue_size=2), ROUNDS)
