@@ -49,7 +49,7 @@ image: ## Build the container image
 	docker build -t user-auth-service .
 
 lock: ## Renew the locked dependencies (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(UPGRADE) \
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-strip-extras $(UPGRADE) \
 		pyproject.toml -o requirements.txt
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(UPGRADE) \
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-strip-extras $(UPGRADE) \
 		pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
