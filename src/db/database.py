@@ -196,15 +196,19 @@ def _connect_or_operational_error(
     # The drivers let "connection refused" through as an OSError, which callers could not tell from any other.
     try:
         if dialect.name == "sqlite":
-            _make_folder(args[0])
+            _look_at_file(args[0])
         return dialect.connect(*args, **options)
     except (OSError, TimeoutError) as error:
         raise OperationalError("connect", None, error) from error
 
 
-def _make_folder(database: str) -> None:
-    if database != ":memory:" and not database.startswith("file:"):
-        Path(database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds hashes
+def _look_at_file(database: str) -> None:
+    """Make the folder, and open the file once without the async driver: its thread would outlive a failed attempt, and
+    complain under a traceback when it finds the event loop closed."""
+    if database == ":memory:" or database.startswith("file:"):
+        return
+    Path(database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds hashes
+    sqlite3.connect(database).close()
 
 
 def _create_sqlite_engine(url: URL, *, echo: bool) -> AsyncEngine:

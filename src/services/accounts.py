@@ -125,6 +125,7 @@ class AccountService:
 
     async def _register_pending(self, user: UserModel, signed_up_from: str | None) -> SignUp:
         is_told = self._outbox is None or self._settings.auth_return_token_in_response
+        await self._users.lock_address(user.email)  # an owner who leaves at this moment takes their mail along
         owner = await self._users.find_owner(user.email)
         if owner and is_told:
             raise UserEmailTakenError

@@ -463,6 +463,22 @@ class TestUndoingAnEmailChange:
             assert not await OutboxRepository(session).exists({"kind": "email_changed", "status": "queued"})
 
 
+async def test_sign_ups_for_an_address_whose_owner_leaves_at_that_moment_all_work(mailing_service: Service) -> None:
+    for _ in range(5):
+        await create_account(mailing_service)
+        who = await log_in(mailing_service)
+
+        responses = await asyncio.gather(
+            leave(mailing_service, who), *(post_sign_up(mailing_service) for _ in range(6))
+        )
+
+        assert Counter(response.status_code for response in responses) == {204: 1, 201: 6}
+        async with mailing_service.database.session() as session:
+            await session.execute(text("DELETE FROM users"))
+            await session.execute(text("DELETE FROM outbox_emails"))
+            await session.commit()
+
+
 class TestDeleteAccount:
     async def test_everything_about_the_person_is_gone_from_every_table(
         self, mailing_service: Service, database: AsyncDatabaseManager
