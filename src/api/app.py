@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 64 * 1024
 
 DESCRIPTION = """
-Owns user accounts: people sign up, prove their address and can be read by other services.
+Owns user accounts: people sign up, log in, recover and leave; other services verify its tokens.
 
 Every error, of every kind, is `{detail, code, details}`: `detail` is for people, `code` for programs.
 """
