@@ -5,6 +5,7 @@ Others call `PasswordHasher` and `check_password`; what the stored text looks li
 
 import asyncio
 import base64
+import contextlib
 import hmac
 import os
 import re
@@ -22,7 +23,9 @@ import bcrypt
 
 from src.core.exceptions import ServiceUnavailableException, ValidationException
 
-NICENESS = 10  # of the hashing threads: behind the event loop, before what is idle
+NICENESS = (
+    5  # of the hashing threads: behind the event loop, yet not so far that a flood of reads on one core stops them
+)
 PASSWORD_MAX_LENGTH = 1024  # characters; hashing first makes every one of them count, and this bounds the work
 
 Result = TypeVar("Result")
@@ -149,7 +152,8 @@ def _step_behind_the_event_loop() -> None:
     # core hashes waits for a time slice. Linux has priorities per thread; elsewhere the number could be a process's.
     if sys.platform == "linux":
         thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
+        with contextlib.suppress(OSError):  # a sandbox may forbid it, and a failing initializer would end the pool
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
 
 
 async def _nobody_leaves() -> bool:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from src.core.exceptions import ServiceUnavailableException, ValidationException
 from src.core.passwords import (
+    NICENESS,
     HashPool,
     PasswordHasher,
     check_password,
@@ -216,7 +217,7 @@ class TestPool:
 
         await self.run(pool, lambda: niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
 
-        assert niceness == [10 + os.getpriority(os.PRIO_PROCESS, os.getpid())]
+        assert niceness == [NICENESS + os.getpriority(os.PRIO_PROCESS, os.getpid())]
 
     async def test_a_hasher_hashes_and_verifies_in_the_pool(self) -> None:
         hasher = PasswordHasher(HashPool(threads=1, queue_size=2), ROUNDS)
