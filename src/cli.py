@@ -9,14 +9,13 @@ from uuid import UUID
 
 import typer
 import uvicorn
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from src.core.keys import Key, NoKeysError, load_keys, needed_until, rotate, signer
 from src.core.settings import Settings, get_settings
-from src.db.database import AsyncDatabaseManager, begin_writing
+from src.db.database import AsyncDatabaseManager
 from src.db.migrations import head, migrate
-from src.db.repositories import OutboxRepository
-from src.services.purge import Purged, purge
+from src.services.outbox import list_unsent, retry_dead_letters
+from src.services.purge import purge
 
 Result = TypeVar("Result")
 
@@ -40,14 +39,14 @@ def serve(
 @app.command("migrate")
 def migrate_database() -> None:
     """Bring the database of DATABASE_URL to the tables that this version needs."""
-    asyncio.run(_migrate(get_settings()))
+    asyncio.run(_in_database(migrate))
     typer.echo(f"The database is at {head()}.")
 
 
 @app.command("purge")
 def purge_now() -> None:
     """Forget expired tokens, ended sessions, and sign-ups that nobody confirmed. The service does so by itself."""
-    purged = asyncio.run(_purge(get_settings()))
+    purged = asyncio.run(_in_database(lambda database: purge(database, get_settings())))
     counts = ", ".join(f"{count} {kind.replace('_', '-')}" for kind, count in asdict(purged).items())
     typer.echo(f"Deleted {counts}.")
 
@@ -55,7 +54,7 @@ def purge_now() -> None:
 @outbox.command("list")
 def list_mails(limit: Annotated[int, typer.Option(help="At most so many.")] = 100) -> None:
     """Show the mails that wait, and the dead letters, the oldest first."""
-    for mail in asyncio.run(_in_database(lambda session: OutboxRepository(session).list_unsent(limit=limit))):
+    for mail in asyncio.run(_in_database(lambda database: list_unsent(database, limit=limit))):
         typer.echo(
             f"{mail.id}  {mail.status:6}  {mail.kind:18} attempts {mail.attempts:2}  "
             f"due {mail.due_at:%Y-%m-%d %H:%M:%S}  {mail.to_email}  {mail.last_error or ''}"
@@ -67,7 +66,7 @@ def retry_mails(
     mail_id: Annotated[UUID | None, typer.Argument(help="The id that `outbox list` shows; all, if left out.")] = None,
 ) -> None:
     """Queue a dead letter again, or all of them."""
-    count = asyncio.run(_in_database(lambda session: OutboxRepository(session).retry(mail_id)))
+    count = asyncio.run(_in_database(lambda database: retry_dead_letters(database, mail_id)))
     if mail_id and not count:
         _fail(f"There is no dead letter {mail_id}: see `python -m src outbox list`.")
     typer.echo(f"Queued {count} again.")
@@ -162,25 +161,9 @@ def _fail(sentence: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-async def _migrate(settings: Settings) -> None:
-    database = AsyncDatabaseManager(settings.database_url)
-    await migrate(database)
-    await database.disconnect()
-
-
-async def _in_database(work: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
-    """Do one piece of work in a transaction of its own."""
+async def _in_database(work: Callable[[AsyncDatabaseManager], Awaitable[Result]]) -> Result:
     database = AsyncDatabaseManager(get_settings().database_url)
-    async with database.session() as session:
-        await begin_writing(session)
-        result = await work(session)
-        await session.commit()
-    await database.disconnect()
-    return result
-
-
-async def _purge(settings: Settings) -> Purged:
-    database = AsyncDatabaseManager(settings.database_url)
-    purged = await purge(database, settings)
-    await database.disconnect()
-    return purged
+    try:
+        return await work(database)
+    finally:
+        await database.disconnect()

@@ -6,7 +6,7 @@ A flow never waits for a mail server, and a mail is not lost with a process: it 
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -249,3 +249,18 @@ def back_off(attempts: int) -> timedelta:
     """How long to wait after so many attempts: doubling from seconds to an hour, and never in step with others."""
     seconds = min(FIRST_RETRY_SECONDS * 2 ** min(attempts - 1, 16), LONGEST_RETRY_SECONDS)
     return timedelta(seconds=seconds * random.uniform(0.5, 1.5))  # noqa: S311 - not a secret
+
+
+async def list_unsent(database: AsyncDatabaseManager, *, limit: int) -> Sequence[OutboxEmailModel]:
+    """The mails that wait and the dead letters, the oldest first."""
+    async with database.session() as session:
+        return await OutboxRepository(session).list_unsent(limit=limit)
+
+
+async def retry_dead_letters(database: AsyncDatabaseManager, mail_id: UUID | None) -> int:
+    """Queue one dead letter again, or all of them; how many they were."""
+    async with database.session() as session:
+        await begin_writing(session)
+        count = await OutboxRepository(session).retry(mail_id)
+        await session.commit()
+    return count
