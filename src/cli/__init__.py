@@ -1,0 +1,42 @@
+"""The command line: `python -m src --help`. Each group of commands is a module of its own."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from src.cli import keys, outbox
+from src.cli.output import in_database
+from src.core.settings import get_settings
+from src.db.migrations import head, migrate
+from src.services.purge import purge
+
+app = typer.Typer(help="The user and auth service.", no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(keys.app, name="keys")
+app.add_typer(outbox.app, name="outbox")
+
+
+@app.command("serve")
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
+    workers: Annotated[int | None, typer.Option(help="Processes; the default is WEB_CONCURRENCY, or 1.")] = None,
+) -> None:
+    """Start the service."""
+    uvicorn.run("src.api.app:app", host=host, port=port, workers=workers)
+
+
+@app.command("migrate")
+def migrate_database() -> None:
+    """Bring the database of DATABASE_URL to the tables that this version needs."""
+    in_database(migrate)
+    typer.echo(f"The database is at {head()}.")
+
+
+@app.command("purge")
+def purge_now() -> None:
+    """Forget expired tokens, ended sessions, and sign-ups that nobody confirmed. The service does so by itself."""
+    purged = in_database(lambda database: purge(database, get_settings()))
+    counts = ", ".join(f"{count} {kind.replace('_', '-')}" for kind, count in asdict(purged).items())
+    typer.echo(f"Deleted {counts}.")

@@ -1,0 +1,98 @@
+"""`python -m src keys`: how people handle the keys that sign tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from src.cli.output import fail
+from src.core.keys import Key, NoKeysError, load_keys, needed_until, rotate, signer
+from src.core.settings import Settings, get_settings
+
+app = typer.Typer(help="The keys that sign tokens.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_keys() -> None:
+    """Show every key: what it signs, whether it does so now, and from when."""
+    settings = get_settings()
+    for group in _key_groups(settings):
+        for key in group.keys:
+            typer.echo(f"{group.kind:8} {key.id:44} {key.algorithm:6} {_state(key, group):35} {key.path}")
+
+
+@app.command("rotate")
+def rotate_keys() -> None:
+    """Make a new access key and a new refresh secret.
+
+    They are published at once and sign a few minutes later. The old ones go on verifying until they are retired.
+    """
+    settings = get_settings()
+    try:
+        rotate(settings.jwt_keys_dir, settings.jwt_algorithm)
+    except OSError as error:
+        fail(f"The new keys cannot be written: {error}")
+    list_keys()
+
+
+# An id may begin with a dash: it is no option then.
+@app.command("retire", context_settings={"ignore_unknown_options": True})
+def retire_key(
+    key_id: Annotated[str, typer.Argument(help="The id that `keys list` shows.")],
+    *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Retire it even if that ends live tokens, because it has leaked.")
+    ] = False,
+) -> None:
+    """Delete a key once no live token needs it."""
+    settings = get_settings()
+    for group in _key_groups(settings):
+        for key in group.keys:
+            if key.id == key_id:
+                if not force:
+                    _refuse_while_needed(key, group)
+                key.path.unlink()
+                typer.echo(f"Retired {key.id}: running workers forget it within seconds.")
+                return
+    fail(f"There is no key {key_id} in {settings.jwt_keys_dir}: see `python -m src keys list`.")
+
+
+@dataclass(frozen=True, slots=True)
+class _KeyGroup:
+    kind: str
+    keys: Sequence[Key]
+    signing: Sequence[Key]  # those of the algorithm that signs
+    token_lifetime: timedelta
+
+
+def _key_groups(settings: Settings) -> tuple[_KeyGroup, _KeyGroup]:
+    try:
+        access, refresh = load_keys(settings.jwt_keys_dir)
+    except (NoKeysError, OSError) as error:
+        fail(str(error))
+    signing = [key for key in access if key.algorithm == settings.jwt_algorithm]
+    return (
+        _KeyGroup("access", access, signing, timedelta(seconds=settings.auth_access_ttl_seconds)),
+        # A session that is used gets a new token, so an old secret is needed no longer than a session may lie idle.
+        _KeyGroup("refresh", refresh, refresh, timedelta(seconds=settings.auth_session_idle_seconds)),
+    )
+
+
+def _state(key: Key, group: _KeyGroup) -> str:
+    if key not in group.signing:
+        return "verifies"
+    if key == signer(group.signing):
+        return "signs now"
+    if key.signs_from > datetime.now(UTC):
+        return f"signs from {key.signs_from:%Y-%m-%d %H:%M:%S} UTC"
+    return "verifies"
+
+
+def _refuse_while_needed(key: Key, group: _KeyGroup) -> None:
+    until = needed_until(key, group.signing, group.token_lifetime)
+    if until is None:
+        fail("It signs, or may have signed until a moment ago: rotate first. --force if it has leaked.")
+    if until > datetime.now(UTC):
+        fail(f"Tokens that it signed live until {until:%Y-%m-%d %H:%M:%S} UTC: wait. --force if it has leaked.")
