@@ -8,7 +8,6 @@ from datetime import timedelta
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
-from sqlalchemy.exc import DBAPIError
 
 from src.api import errors, pages
 from src.api.dependencies import db, get_email_utils
@@ -20,8 +19,7 @@ from src.core.keys import KeyRing, NoKeysError
 from src.core.passwords import HashPool
 from src.core.settings import Settings, get_settings
 from src.core.tokens import TokenSigner
-from src.db.database import is_database_away
-from src.db.migrations import is_current, migrate
+from src.db.migrations import DatabaseNotReadyError, prepare
 from src.email import EmailUtils, SendsMail
 from src.services.outbox import Dispatcher
 from src.services.purge import purge_quietly
@@ -162,26 +160,10 @@ def _look_at_keys(keys: KeyRing, settings: Settings) -> None:
 
 
 async def _prepare_database(settings: Settings) -> None:
-    if db.is_in_memory:
-        raise StartupRefused("DATABASE_URL names a database in memory, which is for tests: name a file.")
     try:
-        if db.is_sqlite or settings.database_auto_migrate:
-            await migrate(db)
-            return
-        async with db.session() as session:
-            if await is_current(session):
-                return
-    except DBAPIError as error:
-        if not is_database_away(error):
-            raise
-        raise StartupRefused(
-            f"The database cannot be opened ({error.orig}). Check DATABASE_URL; the file and folder of an SQLite "
-            "database must be writable for the user that the service runs as."
-        ) from None
-    raise StartupRefused(
-        "The database's tables are not those that this version needs: run `python -m alembic upgrade head` "
-        "(`make migrate`), or set DATABASE_AUTO_MIGRATE=true."
-    )
+        await prepare(db, auto_migrate=settings.database_auto_migrate)
+    except DatabaseNotReadyError as refusal:
+        raise StartupRefused(str(refusal)) from None
 
 
 app = create_app()

@@ -10,14 +10,47 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from src.db.database import AsyncDatabaseManager
+from src.db.database import AsyncDatabaseManager, is_database_away
 
 log = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).parents[2]
 _ADVISORY_LOCK = 0x75736572  # any number, as long as every instance uses the same
+
+
+class DatabaseNotReadyError(Exception):
+    """The database cannot be worked in as it is. The text says why, and what to do."""
+
+
+async def prepare(database: AsyncDatabaseManager, *, auto_migrate: bool) -> None:
+    """Make sure that the database has what this version needs. SQLite's is migrated by itself, as nobody else looks
+    after it; another only with `auto_migrate`.
+
+    Raises `DatabaseNotReadyError`.
+    """
+    if database.is_in_memory:
+        raise DatabaseNotReadyError("DATABASE_URL names a database in memory, which is for tests: name a file.")
+    try:
+        if database.is_sqlite or auto_migrate:
+            await migrate(database)
+            return
+        async with database.session() as session:
+            if await is_current(session):
+                return
+    except DBAPIError as error:
+        if not is_database_away(error):
+            raise
+        raise DatabaseNotReadyError(
+            f"The database cannot be opened ({error.orig}). Check DATABASE_URL; the file and folder of an SQLite "
+            "database must be writable for the user that the service runs as."
+        ) from None
+    raise DatabaseNotReadyError(
+        "The database's tables are not those that this version needs: run `python -m alembic upgrade head` "
+        "(`make migrate`), or set DATABASE_AUTO_MIGRATE=true."
+    )
 
 
 @lru_cache
@@ -32,8 +65,13 @@ async def is_current(session: AsyncSession) -> bool:
 
     Raises SQLAlchemy's errors if it does not answer.
     """
-    revision = await session.run_sync(lambda sync: _revision(sync.connection()))
+    revision = await find_revision(session)
     return revision is not None and (revision == head() or revision not in _known())
+
+
+async def find_revision(session: AsyncSession) -> str | None:
+    """The revision that the database of this session is at; `None` if no migration has ever reached it."""
+    return await session.run_sync(lambda sync: _revision(sync.connection()))
 
 
 @lru_cache

@@ -14,7 +14,7 @@ from alembic.operations import Operations
 from sqlalchemy import Connection, inspect, text
 
 from src.db import AsyncDatabaseManager, BaseModel
-from src.db.migrations import head, is_current, migrate, migrating_connection
+from src.db.migrations import DatabaseNotReadyError, head, is_current, migrate, migrating_connection, prepare
 from src.db.models import TokenPurpose
 from src.db.repositories import UserRepository, UserTokenRepository
 from tests.repositories.test_user import make_user
@@ -83,6 +83,45 @@ async def test_migrating_twice_changes_nothing(empty_url: str) -> None:
         async with database.session() as session:
             assert await is_current(session)
     await database.disconnect()
+
+
+class TestPrepare:
+    @pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
+    async def test_a_file_is_migrated_without_being_asked(self, empty_url: str) -> None:
+        database = AsyncDatabaseManager(empty_url)
+
+        await prepare(database, auto_migrate=False)
+
+        async with database.session() as session:
+            assert await is_current(session)
+        await database.disconnect()
+
+    @pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
+    async def test_a_server_is_migrated_only_on_request(self, empty_url: str) -> None:
+        database = AsyncDatabaseManager(empty_url)
+        with pytest.raises(DatabaseNotReadyError, match="not those that this version needs"):
+            await prepare(database, auto_migrate=False)
+        assert await tables(empty_url) == set()
+
+        await prepare(database, auto_migrate=True)
+
+        await prepare(database, auto_migrate=False)
+        await database.disconnect()
+
+    @pytest.mark.parametrize(
+        ("url", "sentence"),
+        [
+            ("sqlite+aiosqlite:///:memory:", "is for tests: name a file"),
+            ("sqlite:////dev/null/users.db", "cannot be opened"),
+            ("postgresql://nobody@127.0.0.1:1/nothing", "cannot be opened"),
+        ],
+    )
+    async def test_what_cannot_be_worked_in_is_refused_with_the_reason(self, url: str, sentence: str) -> None:
+        database = AsyncDatabaseManager(url)
+
+        with pytest.raises(DatabaseNotReadyError, match=sentence):
+            await prepare(database, auto_migrate=True)
+        await database.disconnect()
 
 
 async def test_a_database_of_a_later_version_is_current_and_left_as_it_is(
