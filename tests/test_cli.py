@@ -1,6 +1,7 @@
 """The command line, on real databases and real key files."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -107,6 +108,49 @@ async def test_purge_deletes_what_has_ended_and_nothing_else(database: AsyncData
         assert list(await session.scalars(select(UserTokenModel.id))) == [live[1].id]
 
 
+async def test_purge_counts_in_json_for_programs(database_url: str) -> None:
+    result = await asyncio.to_thread(run, "purge", "--json", DATABASE_URL=database_url)
+
+    assert json.loads(result.stdout) == {"tokens": 0, "sessions": 0, "sign_ups": 0, "mails": 0}
+
+
+@pytest.mark.parametrize("command", [("migrate",), ("purge",), ("outbox", "list"), ("outbox", "retry")])
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("sqlite:////dev/null/users.db", "The database cannot be opened"),
+        ("postgresql://nobody:secret@127.0.0.1:1/nothing", "The database cannot be opened"),
+        ("postgresql://nobody:secret@secret@127.0.0.1:port/nothing", "DATABASE_URL cannot be read"),
+        ("sqlite://", "DATABASE_URL names a database in memory"),
+    ],
+)
+def test_a_database_that_is_not_ready_ends_a_command_with_one_sentence(
+    command: tuple[str, ...], url: str, sentence: str
+) -> None:
+    result = run(*command, DATABASE_URL=url)
+
+    assert isinstance(result.exception, SystemExit)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(sentence)
+    assert "secret" not in result.stderr
+
+
+@pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
+async def test_a_command_migrates_a_server_only_where_the_service_would(empty_url: str) -> None:
+    refused = await asyncio.to_thread(run, "purge", DATABASE_URL=empty_url)
+    done = await asyncio.to_thread(run, "purge", DATABASE_URL=empty_url, DATABASE_AUTO_MIGRATE="true")
+
+    assert refused.exit_code == 1
+    assert "The database's tables are not those that this version needs" in refused.stderr
+    assert done.stdout.startswith("Deleted 0 tokens")
+
+
+def test_a_command_works_in_a_fresh_file(tmp_path: Path) -> None:
+    result = run("purge", DATABASE_URL=f"sqlite:///{tmp_path}/new/users.db")
+
+    assert result.stdout.startswith("Deleted 0 tokens")
+
+
 def test_serve_starts_the_service_on_the_port_it_is_told_and_stops_when_told(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -137,6 +181,11 @@ class TestRotate:
             assert re.search(rf"{re.escape(key.id)} .* signs now .*{re.escape(str(key.path))}", result.output)
             assert stat.S_IMODE(key.path.stat().st_mode) == 0o600
 
+    def test_programs_read_what_it_has_made_in_json(self, tmp_path: Path) -> None:
+        result = run_keys(tmp_path, "rotate", "--json")
+
+        assert {key["id"] for key in json.loads(result.stdout)} == key_ids(tmp_path)
+
     def test_twice_in_a_second_makes_two(self, tmp_path: Path) -> None:
         for _ in range(2):
             run_keys(tmp_path, "rotate")
@@ -144,11 +193,12 @@ class TestRotate:
         assert len(key_ids(tmp_path)) == 4
 
     def test_no_command_prints_a_secret(self, tmp_path: Path) -> None:
-        outputs = [run_keys(tmp_path, command).output for command in ("rotate", "list")]
+        commands = (["rotate"], ["rotate", "--json"], ["list"], ["list", "--json"])
+        outputs = [run_keys(tmp_path, *command).output for command in commands]
 
-        [_], [refresh] = load_keys(tmp_path)
-        assert isinstance(refresh.signing, bytes)
-        assert refresh.signing.decode() not in "".join(outputs)
+        for refresh in load_keys(tmp_path)[1]:
+            assert isinstance(refresh.signing, bytes)
+            assert refresh.signing.decode() not in "".join(outputs)
 
 
 class TestList:
@@ -173,6 +223,27 @@ class TestList:
             assert line.startswith(parts[0])
             assert all(part in line for part in parts), line
             assert str(tmp_path) in line
+
+    def test_programs_read_the_same_in_json(self, tmp_path: Path) -> None:
+        oldest, oldest_secret = rotate_ago(tmp_path, 2 * DAY)
+        signing, signing_secret = rotate_ago(tmp_path, DAY)
+        new, new_secret = rotate(tmp_path, "ES256")
+
+        listed = json.loads(run_keys(tmp_path, "list", "--json").stdout)
+
+        signs_from = f"{new.signs_from:%Y-%m-%dT%H:%M:%SZ}"
+        assert [(key["kind"], key["id"], key["algorithm"], key["state"], key["signs_from"]) for key in listed] == [
+            ("access", oldest, "ES256", "verifies", None),
+            ("access", signing, "ES256", "signs", None),
+            ("access", new.id, "ES256", "waits", signs_from),
+            ("refresh", oldest_secret, "HS256", "verifies", None),
+            ("refresh", signing_secret, "HS256", "signs", None),
+            ("refresh", new_secret.id, "HS256", "waits", signs_from),
+        ]
+        assert [Path(key["path"]) for key in listed[2::3]] == [new.path, new_secret.path]
+
+    def test_where_there_are_no_keys_the_json_is_an_empty_list(self, tmp_path: Path) -> None:
+        assert json.loads(run_keys(tmp_path, "list", "--json").stdout) == []
 
     def test_a_key_of_another_algorithm_only_verifies(self, tmp_path: Path) -> None:
         rotate_ago(tmp_path, DAY, "ES256")

@@ -1,5 +1,6 @@
 """The outbox as operators see it: `python -m src outbox`."""
 
+import json
 import os
 import subprocess
 import sys
@@ -71,6 +72,29 @@ async def test_list_shows_what_waits_and_what_is_dead_and_why(
     assert dead.endswith("dead@example.com  SMTPDataError 554")
     assert dead_too.startswith(str(mails["dead too"].id))
     assert "canary-of-the-content" not in listed.stdout
+
+
+async def test_list_prints_the_same_in_json_for_programs(database_url: str, mails: dict[str, OutboxEmailModel]) -> None:
+    listed = run(database_url, "list", "--json")
+
+    waiting, dead, _ = json.loads(listed.stdout)
+    assert waiting == {
+        "id": str(mails["waiting"].id),
+        "status": "queued",
+        "kind": "account_deleted",
+        "attempts": 0,
+        "due_at": mails["waiting"].due_at.isoformat().replace("+00:00", "Z"),
+        "to_email": "waiting@example.com",
+        "last_error": None,
+    }
+    assert (dead["status"], dead["attempts"], dead["last_error"]) == ("dead", 25, "SMTPDataError 554")
+    assert "canary-of-the-content" not in listed.stdout
+
+
+async def test_retry_counts_in_json_for_programs(database_url: str, mails: dict[str, OutboxEmailModel]) -> None:
+    retried = run(database_url, "retry", "--json")
+
+    assert json.loads(retried.stdout) == {"queued": 2}
 
 
 async def test_list_shows_no_more_than_it_is_asked_for(database_url: str, mails: dict[str, OutboxEmailModel]) -> None:

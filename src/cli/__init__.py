@@ -7,9 +7,10 @@ import typer
 import uvicorn
 
 from src.cli import keys, outbox
-from src.cli.output import in_database
+from src.cli.output import AsJson, in_database, print_json
 from src.core.settings import get_settings
-from src.db.migrations import head, migrate
+from src.db.database import AsyncDatabaseManager
+from src.db.migrations import head
 from src.services.purge import purge
 
 app = typer.Typer(help="The user and auth service.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -30,13 +31,16 @@ def serve(
 @app.command("migrate")
 def migrate_database() -> None:
     """Bring the database of DATABASE_URL to the tables that this version needs."""
-    in_database(migrate)
+    in_database(AsyncDatabaseManager.connect, auto_migrate=True)
     typer.echo(f"The database is at {head()}.")
 
 
 @app.command("purge")
-def purge_now() -> None:
+def purge_now(*, as_json: AsJson = False) -> None:
     """Forget expired tokens, ended sessions, and sign-ups that nobody confirmed. The service does so by itself."""
     purged = in_database(lambda database: purge(database, get_settings()))
+    if as_json:
+        print_json(purged)
+        return
     counts = ", ".join(f"{count} {kind.replace('_', '-')}" for kind, count in asdict(purged).items())
     typer.echo(f"Deleted {counts}.")

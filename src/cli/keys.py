@@ -3,28 +3,35 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
-from src.cli.output import fail
+from src.cli.output import AsJson, fail, print_json
 from src.core.keys import Key, NoKeysError, load_keys, needed_until, rotate, signer
 from src.core.settings import Settings, get_settings
 
 app = typer.Typer(help="The keys that sign tokens.", no_args_is_help=True)
 
+_State = Literal["signs", "waits", "verifies"]
+_NOW: dict[_State, str] = {"signs": "signs now", "verifies": "verifies"}
+
 
 @app.command("list")
-def list_keys() -> None:
+def list_keys(*, as_json: AsJson = False) -> None:
     """Show every key: what it signs, whether it does so now, and from when."""
-    settings = get_settings()
-    for group in _key_groups(settings):
-        for key in group.keys:
-            typer.echo(f"{group.kind:8} {key.id:44} {key.algorithm:6} {_state(key, group):35} {key.path}")
+    lines = [_describe(key, group) for group in _key_groups(get_settings()) for key in group.keys]
+    if as_json:
+        print_json(lines)
+        return
+    for line in lines:
+        state = f"signs from {line.signs_from:%Y-%m-%d %H:%M:%S} UTC" if line.signs_from else _NOW[line.state]
+        typer.echo(f"{line.kind:8} {line.id:44} {line.algorithm:6} {state:35} {line.path}")
 
 
 @app.command("rotate")
-def rotate_keys() -> None:
+def rotate_keys(*, as_json: AsJson = False) -> None:
     """Make a new access key and a new refresh secret.
 
     They are published at once and sign a few minutes later. The old ones go on verifying until they are retired.
@@ -34,7 +41,7 @@ def rotate_keys() -> None:
         rotate(settings.jwt_keys_dir, settings.jwt_algorithm)
     except OSError as error:
         fail(f"The new keys cannot be written: {error}")
-    list_keys()
+    list_keys(as_json=as_json)
 
 
 # An id may begin with a dash: it is no option then.
@@ -80,14 +87,30 @@ def _key_groups(settings: Settings) -> tuple[_KeyGroup, _KeyGroup]:
     )
 
 
-def _state(key: Key, group: _KeyGroup) -> str:
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What is shown of a key: nothing that signs."""
+
+    kind: str
+    id: str
+    algorithm: str
+    state: _State
+    signs_from: datetime | None  # of those that wait for it
+    path: Path
+
+
+def _describe(key: Key, group: _KeyGroup) -> _Line:
+    state = _state(key, group)
+    signs_from = key.signs_from if state == "waits" else None
+    return _Line(group.kind, key.id, key.algorithm, state, signs_from, key.path)
+
+
+def _state(key: Key, group: _KeyGroup) -> _State:
     if key not in group.signing:
         return "verifies"
     if key == signer(group.signing):
-        return "signs now"
-    if key.signs_from > datetime.now(UTC):
-        return f"signs from {key.signs_from:%Y-%m-%d %H:%M:%S} UTC"
-    return "verifies"
+        return "signs"
+    return "waits" if key.signs_from > datetime.now(UTC) else "verifies"
 
 
 def _refuse_while_needed(key: Key, group: _KeyGroup) -> None:

@@ -5,16 +5,23 @@ from uuid import UUID
 
 import typer
 
-from src.cli.output import fail, in_database
+from src.cli.output import AsJson, fail, in_database, print_json
 from src.services.outbox import list_unsent, retry_dead_letters
 
 app = typer.Typer(help="The mails that wait to be sent.", no_args_is_help=True)
 
+# Not the content: it holds where somebody was, and what they are called.
+_SHOWN = ("id", "status", "kind", "attempts", "due_at", "to_email", "last_error")
+
 
 @app.command("list")
-def list_mails(limit: Annotated[int, typer.Option(help="At most so many.")] = 100) -> None:
+def list_mails(*, limit: Annotated[int, typer.Option(help="At most so many.")] = 100, as_json: AsJson = False) -> None:
     """Show the mails that wait, and the dead letters, the oldest first."""
-    for mail in in_database(lambda database: list_unsent(database, limit=limit)):
+    mails = in_database(lambda database: list_unsent(database, limit=limit))
+    if as_json:
+        print_json([{name: getattr(mail, name) for name in _SHOWN} for mail in mails])
+        return
+    for mail in mails:
         typer.echo(
             f"{mail.id}  {mail.status:6}  {mail.kind:18} attempts {mail.attempts:2}  "
             f"due {mail.due_at:%Y-%m-%d %H:%M:%S}  {mail.to_email}  {mail.last_error or ''}"
@@ -24,9 +31,14 @@ def list_mails(limit: Annotated[int, typer.Option(help="At most so many.")] = 10
 @app.command("retry")
 def retry_mails(
     mail_id: Annotated[UUID | None, typer.Argument(help="The id that `outbox list` shows; all, if left out.")] = None,
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Queue a dead letter again, or all of them."""
     count = in_database(lambda database: retry_dead_letters(database, mail_id))
     if mail_id and not count:
         fail(f"There is no dead letter {mail_id}: see `python -m src outbox list`.")
+    if as_json:
+        print_json({"queued": count})
+        return
     typer.echo(f"Queued {count} again.")
