@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from httpx import Response
-from sqlalchemy import update
+from sqlalchemy import or_, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from src.core.passwords import HashPool
-from src.db import AsyncDatabaseManager
+from src.db import AsyncDatabaseManager, BaseModel
 from src.db.base import utc_now
-from src.db.models import UserTokenModel
+from src.db.models import AuditEventModel, UserTokenModel
 from tests.conftest import Service
 
 Result = TypeVar("Result")
@@ -43,6 +44,19 @@ async def create_account(service: Service, email: str = "ana@example.com", **bod
     response = await activate(service, token)
     assert response.status_code == 200, response.text
     return str(answer["user_id"])
+
+
+async def rows_about_people(session: AsyncSession) -> list[Any]:
+    """Every row of every table; of the audit trail, which tells for good what was done, only what tells of whom."""
+    rows: list[Any] = []
+    for table in BaseModel.metadata.sorted_tables:
+        if table is AuditEventModel.__table__:
+            event = table.c
+            about = or_(*(each.is_not(None) for each in (event.user_id, event.actor_id, event.origin)))
+            rows += (await session.execute(table.select().where(about))).all()
+        else:
+            rows += (await session.execute(table.select())).all()
+    return rows
 
 
 def token_of(url: str) -> str:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
@@ -13,7 +12,7 @@ from src.api import errors, pages
 from src.api.dependencies import db, get_email_utils
 from src.api.errors import document
 from src.api.middleware import BodyLimitMiddleware, DropQuery, ReadableStartup, RequestMiddleware, StartupRefused
-from src.api.routers import accounts, credentials, health, sessions, users, well_known
+from src.api.routers import accounts, audit_events, credentials, health, sessions, users, well_known
 from src.core.exceptions import AppException, ServiceUnavailableException
 from src.core.keys import KeyRing, NoKeysError
 from src.core.passwords import HashPool
@@ -31,7 +30,8 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 64 * 1024
 
 DESCRIPTION = """
-Owns user accounts: people sign up, log in, recover and leave; other services verify its tokens.
+Owns user accounts: people sign up, log in, recover and leave; other services verify its tokens and, with credentials
+of their own, read and change users. A route names the scope that a service needs for it; administrators need none.
 
 Every error, of every kind, is `{detail, code, details}`: `detail` is for people, `code` for programs.
 """
@@ -39,7 +39,8 @@ TAGS = [
     {"name": "Accounts", "description": "Sign up and prove the address."},
     {"name": "Sessions", "description": "Log in, stay logged in, log out."},
     {"name": "My account", "description": "Change, recover, leave."},
-    {"name": "Users", "description": "What is known of users, and to whom."},
+    {"name": "Users", "description": "What is known of users and to whom, and what administrators and services do."},
+    {"name": "Audit", "description": "What has happened: every act that matters to security, done or refused."},
     {"name": "Discovery", "description": "What other services need to verify access tokens by themselves."},
     {"name": "Health", "description": "For orchestrators and load balancers."},
 ]
@@ -64,7 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestMiddleware)
     app.add_middleware(ReadableStartup)
     errors.install(app)
-    for module in (accounts, sessions, credentials, users, well_known, health, pages):
+    for module in (accounts, sessions, credentials, users, audit_events, well_known, health, pages):
         app.include_router(module.router)
     app.add_api_route("/", _home, include_in_schema=False)
     logging.getLogger("uvicorn.access").addFilter(_drop_query)
@@ -78,12 +79,7 @@ def configure(app: FastAPI, settings: Settings) -> None:
     app.state.hash_pool = HashPool(threads=settings.auth_hash_threads, queue_size=settings.auth_hash_queue_size)
     app.state.email = EmailUtils.from_settings(settings)
     app.state.wake_dispatcher = _nobody_to_wake
-    app.state.signer = TokenSigner(
-        KeyRing(settings.jwt_keys_dir, settings.jwt_algorithm, may_generate=not settings.is_production),
-        issuer=settings.issuer,
-        audience=settings.jwt_audience,
-        access_lifetime=timedelta(seconds=settings.auth_access_ttl_seconds),
-    )
+    app.state.signer = TokenSigner.from_settings(settings)
 
 
 _drop_query = DropQuery()

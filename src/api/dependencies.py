@@ -3,18 +3,19 @@
 from ipaddress import ip_address
 from typing import Annotated
 
-from fastapi import Depends, Request
-from fastapi.security import OAuth2PasswordBearer
+from fastapi import Depends, Request, Security
+from fastapi.security import OAuth2, SecurityScopes
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from src.core.callers import Principal, Scope, ServiceClient, require
 from src.core.exceptions import ForbiddenException, InvalidAccessTokenError, UnauthorizedException
 from src.core.passwords import PasswordHasher
 from src.core.settings import Settings, get_settings
 from src.core.tokens import TokenSigner
 from src.db.database import AsyncDatabaseManager
-from src.db.repositories import Principal, SessionRepository
+from src.db.repositories import ServiceClientRepository, SessionRepository
 from src.email import SendsMail
-from src.services import AccountService, CredentialService, SessionService
+from src.services import AccountService, Audit, ClientService, CredentialService, SessionService, UserService
 from src.services.outbox import Outbox
 from src.services.sessions import Client
 
@@ -59,30 +60,12 @@ def get_password_hasher(request: Request, settings: SettingsDep) -> PasswordHash
 PasswordHasherDep = Annotated[PasswordHasher, Depends(get_password_hasher)]
 
 
-def get_accounts(
-    session: SessionDep, settings: SettingsDep, passwords: PasswordHasherDep, outbox: OutboxDep
-) -> AccountService:
-    return AccountService(session, settings=settings, passwords=passwords, outbox=outbox)
-
-
-AccountsDep = Annotated[AccountService, Depends(get_accounts)]
-
-
 def get_signer(request: Request) -> TokenSigner:
     signer: TokenSigner = request.app.state.signer
     return signer
 
 
 SignerDep = Annotated[TokenSigner, Depends(get_signer)]
-
-
-def get_sessions(
-    session: SessionDep, settings: SettingsDep, passwords: PasswordHasherDep, signer: SignerDep, outbox: OutboxDep
-) -> SessionService:
-    return SessionService(session, settings=settings, passwords=passwords, signer=signer, outbox=outbox)
-
-
-SessionsDep = Annotated[SessionService, Depends(get_sessions)]
 
 
 def get_client(request: Request) -> Client:
@@ -99,52 +82,142 @@ def get_client(request: Request) -> Client:
 ClientDep = Annotated[Client, Depends(get_client)]
 
 
+def get_audit(session: SessionDep, client: ClientDep, signer: SignerDep) -> Audit:
+    return Audit(session, origin=client.address, fingerprint=signer.fingerprint)
+
+
+AuditDep = Annotated[Audit, Depends(get_audit)]
+
+
+def get_accounts(
+    session: SessionDep, settings: SettingsDep, passwords: PasswordHasherDep, outbox: OutboxDep, audit: AuditDep
+) -> AccountService:
+    return AccountService(session, settings=settings, passwords=passwords, outbox=outbox, audit=audit)
+
+
+AccountsDep = Annotated[AccountService, Depends(get_accounts)]
+
+
+def get_sessions(
+    session: SessionDep,
+    settings: SettingsDep,
+    passwords: PasswordHasherDep,
+    signer: SignerDep,
+    outbox: OutboxDep,
+    audit: AuditDep,
+) -> SessionService:
+    return SessionService(session, settings=settings, passwords=passwords, signer=signer, outbox=outbox, audit=audit)
+
+
+SessionsDep = Annotated[SessionService, Depends(get_sessions)]
+
+
 def get_credentials(
-    session: SessionDep, settings: SettingsDep, passwords: PasswordHasherDep, outbox: OutboxDep, client: ClientDep
+    session: SessionDep,
+    settings: SettingsDep,
+    passwords: PasswordHasherDep,
+    outbox: OutboxDep,
+    client: ClientDep,
+    audit: AuditDep,
 ) -> CredentialService:
     return CredentialService(
-        session, settings=settings, passwords=passwords, outbox=outbox, client_address=client.address
+        session, settings=settings, passwords=passwords, outbox=outbox, client_address=client.address, audit=audit
     )
 
 
 CredentialsDep = Annotated[CredentialService, Depends(get_credentials)]
 
 
-_bearer = OAuth2PasswordBearer("/auth/token", auto_error=False)
+def get_users(session: SessionDep, settings: SettingsDep, outbox: OutboxDep, audit: AuditDep) -> UserService:
+    return UserService(session, settings=settings, outbox=outbox, audit=audit)
 
 
-async def get_optional_user(
-    request: Request, token: Annotated[str | None, Depends(_bearer)], session: SessionDep, signer: SignerDep
-) -> Principal | None:
+UsersDep = Annotated[UserService, Depends(get_users)]
+
+
+def get_clients(session: SessionDep, signer: SignerDep, audit: AuditDep) -> ClientService:
+    return ClientService(session, signer=signer, audit=audit)
+
+
+ClientsDep = Annotated[ClientService, Depends(get_clients)]
+
+
+_SCOPES = {
+    Scope.USERS_READ: "Read every user.",
+    Scope.USERS_WRITE: "Invite, change and remove users who are no administrators.",
+    Scope.AUDIT_READ: "Read the audit trail.",
+}
+
+
+_TOKEN_URL = "/auth/token"
+_authorization = OAuth2(
+    flows={
+        "password": {"tokenUrl": _TOKEN_URL, "scopes": {}},
+        "clientCredentials": {"tokenUrl": _TOKEN_URL, "scopes": {**_SCOPES}},
+    },
+    auto_error=False,
+)
+
+
+async def get_optional_caller(
+    request: Request, header: Annotated[str | None, Depends(_authorization)], session: SessionDep, signer: SignerDep
+) -> Principal | ServiceClient | None:
     """Who is asking; nobody, without a token. One that is not good is a 401, never silently a stranger (RFC 6750)."""
-    if token is None:
-        if "authorization" in request.headers:
-            raise InvalidAccessTokenError
+    if "authorization" not in request.headers:
         return None
-    claims = signer.read_access(token)
-    principal = await SessionRepository(session).find_principal(claims.user_id, claims.session_id)
-    await session.close()  # ends the read: on SQLite no writing transaction can follow it
-    if principal is None:
+    scheme, _, token = (header or "").partition(" ")
+    if scheme.lower() != "bearer":
         raise InvalidAccessTokenError
-    return principal
+    claims = signer.read_access(token)
+    caller: Principal | ServiceClient | None
+    if isinstance(claims, ServiceClient):
+        caller = claims if await ServiceClientRepository(session).is_live(claims.client_id) else None
+    else:
+        caller = await SessionRepository(session).find_principal(claims.user_id, claims.session_id)
+    await session.close()  # ends the read: on SQLite no writing transaction can follow it
+    if caller is None:
+        raise InvalidAccessTokenError
+    return caller
+
+
+OptionalCaller = Annotated[Principal | ServiceClient | None, Depends(get_optional_caller)]
+
+
+def get_caller(caller: OptionalCaller) -> Principal | ServiceClient:
+    if caller is None:
+        raise UnauthorizedException
+    return caller
+
+
+def get_permitted_caller(
+    caller: Annotated[Principal | ServiceClient, Depends(get_caller)], needed: SecurityScopes
+) -> Principal | ServiceClient:
+    """An administrator, or a service with the scopes that the route names."""
+    for scope in needed.scopes:
+        require(caller, Scope(scope))
+    return caller
+
+
+UsersReader = Annotated[Principal | ServiceClient, Security(get_permitted_caller, scopes=[Scope.USERS_READ])]
+AuditReader = Annotated[Principal | ServiceClient, Security(get_permitted_caller, scopes=[Scope.AUDIT_READ])]
+# Whoever has proved who they are: whether they may is for the service to say, which records it if they may not.
+UsersWriter = Annotated[Principal | ServiceClient, Security(get_caller, scopes=[Scope.USERS_WRITE])]
+
+
+def get_optional_user(caller: OptionalCaller) -> Principal | None:
+    """A person, or nobody: what is personal is refused to a service."""
+    if isinstance(caller, ServiceClient):
+        raise ForbiddenException("This is for people: send the access token of somebody who has logged in.")
+    return caller
 
 
 OptionalUser = Annotated[Principal | None, Depends(get_optional_user)]
 
 
-def get_current_user(principal: OptionalUser) -> Principal:
-    if principal is None:
+def get_current_user(user: OptionalUser) -> Principal:
+    if user is None:
         raise UnauthorizedException
-    return principal
+    return user
 
 
 CurrentUser = Annotated[Principal, Depends(get_current_user)]
-
-
-def get_admin_user(principal: CurrentUser) -> Principal:
-    if not principal.is_admin:
-        raise ForbiddenException
-    return principal
-
-
-AdminUser = Annotated[Principal, Depends(get_admin_user)]

@@ -103,6 +103,24 @@ async def revert_email_change(request: Request, credentials: CredentialsDep, tok
     return _render(request, "email_reverted.html")
 
 
+@router.get("/invitation")
+async def show_invitation(request: Request, accounts: AccountsDep, token: TokenInQuery = "") -> Response:
+    return _render(request, "invitation.html", token=token, email=await accounts.preview_invitation(token))
+
+
+@router.post("/invitation")
+async def accept_invitation(
+    request: Request, accounts: AccountsDep, token: TokenInForm, new_password: NewPasswordInForm = ""
+) -> Response:
+    email = await accounts.preview_invitation(token)
+    try:
+        await accounts.accept_invitation(token=token, password=new_password)
+    except ValidationException as refusal:
+        reason = refusal.details["fields"][0]["reason"]
+        return _render(request, "invitation.html", status_code=422, token=token, email=email, reason=reason)
+    return _render(request, "invitation_accepted.html")
+
+
 def is_page(request: Request) -> bool:
     return getattr(request.state, "is_page", False)
 

@@ -3,7 +3,7 @@
 Services raise these; `src.api.errors` turns every one of them into the envelope `{detail, code, details}`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 
@@ -60,6 +60,27 @@ class ForbiddenException(AppException):
     message = "You may not do this."
 
 
+class InsufficientScopeError(ForbiddenException):
+    code = "INSUFFICIENT_SCOPE"
+    message = "The access token of this service does not have the scope that is needed."
+    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}  # RFC 6750, 3.1
+
+    @classmethod
+    def for_scope(cls, scope: str) -> "InsufficientScopeError":
+        return cls(details={"scope": scope})
+
+
+class FieldsForbiddenError(ForbiddenException):
+    """`details["fields"]` names the fields that the caller may not set, as a 422 does."""
+
+    code = "FIELDS_FORBIDDEN"
+    message = "You may not set some of these fields. See details.fields."
+
+    @classmethod
+    def for_fields(cls, fields: Iterable[str], reason: str) -> "FieldsForbiddenError":
+        return cls(details={"fields": [{"field": field, "reason": reason} for field in sorted(fields)]})
+
+
 class WrongPasswordError(ForbiddenException):
     """Not a 401: the access token is good, and clients answer a 401 by refreshing it."""
 
@@ -83,6 +104,12 @@ class ConflictException(AppException):
     status_code = 409
     code = "CONFLICT"
     message = "This conflicts with what is stored."
+
+
+class PreconditionFailedException(AppException):
+    status_code = 412
+    code = "PRECONDITION_FAILED"
+    message = "It has changed since you read it. Read it again, and send its new ETag in If-Match."
 
 
 class PayloadTooLargeException(AppException):
@@ -135,6 +162,49 @@ class SessionNotFoundError(NotFoundException):
 class UserEmailTakenError(ConflictException):
     code = "USER_EMAIL_TAKEN"
     message = "An account with this e-mail address exists. Log in, or reset its password."
+
+
+class UserPendingError(ConflictException):
+    code = "USER_PENDING"
+    message = "The address of this user is not confirmed yet: until it is, they can only be deleted."
+
+
+class UserDisabledError(ConflictException):
+    code = "USER_DISABLED"
+    message = "This user is disabled: enable them first."
+
+
+class LastAdminError(ConflictException):
+    code = "LAST_ADMIN"
+    message = "Nobody else is an active administrator: make somebody else one first."
+
+
+class ClientNotFoundError(NotFoundException):
+    code = "CLIENT_NOT_FOUND"
+    message = "There is no such client."
+
+
+class ClientNameTakenError(ConflictException):
+    code = "CLIENT_NAME_TAKEN"
+    message = "A client has this name: choose another, rotate the secret of that one, or revoke it first."
+
+
+class InvalidClientError(UnauthorizedException):
+    """Unknown, revoked and a wrong secret look the same."""
+
+    code = "INVALID_CLIENT"
+    message = "The client is not known, or its secret is wrong."
+    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Basic"}  # RFC 6749, section 5.2
+
+
+class InvalidScopeError(BadRequestException):
+    code = "INVALID_SCOPE"
+    message = "The client was not given one of these scopes."
+
+
+class MailNotConfiguredError(ServiceUnavailableException):
+    code = "MAIL_NOT_CONFIGURED"
+    message = "Nothing carries mail here: whoever runs the service must set SMTP_HOST and SMTP_FROM."
 
 
 class InvalidTokenError(BadRequestException):

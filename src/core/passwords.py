@@ -28,6 +28,8 @@ NICENESS = (
 )
 PASSWORD_MAX_LENGTH = 1024  # characters; hashing first makes every one of them count, and this bounds the work
 
+UNUSABLE_PASSWORD = "!"  # stored where nobody has chosen a password yet: no password verifies against it
+
 Result = TypeVar("Result")
 
 # The last character of a salt has four spare bits, which must be zero: the library raises for any other.

@@ -79,9 +79,11 @@ class Settings(BaseSettings):
     auth_activation_ttl_seconds: int = Field(default=2 * DAY, gt=0)
     auth_password_reset_ttl_seconds: int = Field(default=60 * 60, gt=0)
     auth_email_change_ttl_seconds: int = Field(default=DAY, gt=0)
+    auth_invitation_ttl_seconds: int = Field(default=7 * DAY, gt=0)
     auth_activation_url_template: LinkTemplate = "{SERVER_PUBLIC_URL}/activate?token={token}"
     auth_password_reset_url_template: LinkTemplate = "{SERVER_PUBLIC_URL}/password-reset?token={token}"
     auth_email_change_url_template: LinkTemplate = "{SERVER_PUBLIC_URL}/email-change?token={token}"
+    auth_invitation_url_template: LinkTemplate = "{SERVER_PUBLIC_URL}/invitation?token={token}"
 
     auth_password_min_length: int = Field(default=12, ge=8, le=128)
     auth_bcrypt_rounds: int = Field(default=12, ge=4, le=20)
@@ -113,6 +115,9 @@ class Settings(BaseSettings):
     outbox_in_app: bool = True
     outbox_lease_seconds: int = Field(default=60, gt=40)
     outbox_max_attempts: int = Field(default=25, gt=0)
+
+    users_public_profiles: bool = True
+    audit_retention_seconds: int = Field(default=365 * DAY, gt=0)
 
     @property
     def is_production(self) -> bool:

@@ -4,17 +4,20 @@ None can be taken for another: they differ in `typ`, in keys, and in the tables 
 """
 
 import hashlib
+import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 from uuid import UUID, uuid4
 
 import jwt
 
+from src.core.callers import ServiceClient
 from src.core.exceptions import InvalidAccessTokenError, InvalidRefreshTokenError, UnauthorizedException
 from src.core.keys import Key, KeyRing
+from src.core.settings import Settings
 
 ACCESS_TOKEN_TYPE = "at+jwt"  # RFC 9068, section 2.1
 REFRESH_TOKEN_TYPE = "rt+jwt"
@@ -51,21 +54,27 @@ class TokenSigner:
     audience: str
     access_lifetime: timedelta
 
-    def sign_access(self, user_id: UUID, session_id: UUID) -> str:
-        now = datetime.now(UTC)
-        claims = {
-            "iss": self.issuer,
-            "aud": self.audience,
-            "sub": str(user_id),
-            "sid": str(session_id),
-            "iat": now,
-            "exp": now + self.access_lifetime,
-            "jti": uuid4().hex,
-        }
-        return _sign(claims, self.keys.access_signer(), ACCESS_TOKEN_TYPE)
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        return cls(
+            KeyRing(settings.jwt_keys_dir, settings.jwt_algorithm, may_generate=not settings.is_production),
+            issuer=settings.issuer,
+            audience=settings.jwt_audience,
+            access_lifetime=timedelta(seconds=settings.auth_access_ttl_seconds),
+        )
 
-    def read_access(self, token: str) -> AccessClaims:
-        """Raises `InvalidAccessTokenError`. Whether the session still lives is for the database to say."""
+    def sign_access(self, user_id: UUID, session_id: UUID) -> str:
+        return self._sign_access({"sub": str(user_id), "sid": str(session_id)})
+
+    def sign_service_access(self, client_id: UUID, scopes: Iterable[str]) -> str:
+        """An access token of another service: it has no session (RFC 9068, section 2.2)."""
+        return self._sign_access({"sub": str(client_id), "client_id": str(client_id), "scope": " ".join(scopes)})
+
+    def read_access(self, token: str) -> AccessClaims | ServiceClient:
+        """Whose token it is. Whether the session or the client still lives is for the database to say.
+
+        Raises `InvalidAccessTokenError`.
+        """
         claims = _read(
             token,
             self.keys.access_keys,
@@ -73,11 +82,13 @@ class TokenSigner:
             InvalidAccessTokenError,
             issuer=self.issuer,
             audience=self.audience,
-            options={"require": ["iss", "aud", "sub", "sid", "iat", "exp", "jti"], "verify_iat": False},
+            options={"require": ["iss", "aud", "sub", "iat", "exp", "jti"], "verify_iat": False},
         )
         try:
+            if "client_id" in claims:
+                return ServiceClient(UUID(claims["client_id"]), frozenset(claims["scope"].split()))
             return AccessClaims(UUID(claims["sub"]), UUID(claims["sid"]))
-        except (ValueError, TypeError, AttributeError):
+        except (KeyError, ValueError, TypeError, AttributeError):
             raise InvalidAccessTokenError from None
 
     def sign_refresh(self, session_id: UUID, generation: int) -> str:
@@ -88,6 +99,25 @@ class TokenSigner:
         """Raises `InvalidRefreshTokenError`."""
         claims = _read(token, self.keys.refresh_keys, REFRESH_TOKEN_TYPE, InvalidRefreshTokenError)
         return RefreshClaims(UUID(claims["sid"]), claims["gen"])
+
+    def fingerprint(self, text: str) -> str:
+        """A keyed hash, by which the same text is recognised while one refresh secret signs. Whoever reads it where it
+        is stored cannot find the text by trying, as they could with a plain hash of an address."""
+        secret = self.keys.refresh_signer().signing
+        assert isinstance(secret, bytes)  # noqa: S101 - refresh tokens are signed by a secret, see KeyRing
+        key = hmac.digest(secret, b"fingerprint", "sha256")
+        return hmac.digest(key, text.encode(), "sha256").hex()
+
+    def _sign_access(self, subject: dict[str, Any]) -> str:
+        now = datetime.now(UTC)
+        claims = subject | {
+            "iss": self.issuer,
+            "aud": self.audience,
+            "iat": now,
+            "exp": now + self.access_lifetime,
+            "jti": uuid4().hex,
+        }
+        return _sign(claims, self.keys.access_signer(), ACCESS_TOKEN_TYPE)
 
 
 def _sign(claims: dict[str, Any], key: Key, token_type: str) -> str:

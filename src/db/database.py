@@ -229,6 +229,8 @@ def _create_sqlite_engine(url: URL, *, echo: bool) -> AsyncEngine:
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
+    # SQLite's own knows ASCII alone, so a search for "émile" would not find "Émile" as it does on PostgreSQL.
+    connection.create_function("lower", 1, _lower, deterministic=True)
     cursor = connection.cursor()
     cursor.execute("PRAGMA foreign_keys=ON")
     deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
@@ -243,6 +245,10 @@ def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
                 raise
             time.sleep(0.05)
     cursor.close()
+
+
+def _lower(text: str | None) -> str | None:
+    return None if text is None else text.lower()
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -50,6 +50,8 @@ class UserModel(BaseUserModel):
             sqlite_where=text("activated_at IS NOT NULL"),
             postgresql_where=text("activated_at IS NOT NULL"),
         ),
+        # The administrators, whom every act locks that could leave the service without one.
+        Index("ix_users_admins", "id", sqlite_where=text("is_admin = 1"), postgresql_where=text("is_admin")),
     )
 
     def __init__(self, **values: Any) -> None:
@@ -65,6 +67,7 @@ class TokenPurpose(StrEnum):
     PASSWORD_RESET = "password_reset"
     EMAIL_CHANGE = "email_change"
     EMAIL_REVERT = "email_revert"
+    INVITATION = "invitation"
 
 
 class UserTokenModel(BaseModel):
@@ -122,3 +125,89 @@ class OutboxEmailModel(BaseModel):
     lease_id: Mapped[UUID | None]
     leased_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
     last_error: Mapped[str | None] = mapped_column(String(100))
+
+
+class ServiceClientModel(BaseModel):
+    """Another service that may ask for access tokens (RFC 6749, section 4.4). Its secrets are not stored, only hashes.
+
+    While a secret is rotated, the one before works too.
+    """
+
+    __tablename__ = "service_clients"
+    __table_args__ = (
+        Index(
+            "uq_service_clients_name_live",
+            "name",
+            unique=True,
+            sqlite_where=text("revoked_at IS NULL"),
+            postgresql_where=text("revoked_at IS NULL"),
+        ),
+    )
+
+    name: Mapped[str] = mapped_column(String(100))
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    secret_hash: Mapped[str] = mapped_column(String(64))
+    rotated_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    previous_secret_hash: Mapped[str | None] = mapped_column(String(64))
+    previous_expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    last_used_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class EventKind(StrEnum):
+    """The acts that are recorded, by whoever tries them."""
+
+    SIGN_UP = "sign_up"
+    ACTIVATION = "activation"
+    LOG_IN = "log_in"
+    LOG_OUT = "log_out"
+    REFRESH_REPLAY = "refresh_replay"
+    SESSION_REVOCATION = "session_revocation"
+    PASSWORD_CHANGE = "password_change"
+    PASSWORD_RESET_REQUEST = "password_reset_request"
+    PASSWORD_RESET = "password_reset"
+    EMAIL_CHANGE_REQUEST = "email_change_request"
+    EMAIL_CHANGE = "email_change"
+    EMAIL_REVERT = "email_revert"
+    ACCOUNT_DELETION = "account_deletion"
+    INVITATION = "invitation"
+    INVITATION_ACCEPTANCE = "invitation_acceptance"
+    USER_CREATION = "user_creation"
+    USER_IMPORT = "user_import"
+    USER_UPDATE = "user_update"
+    USER_DELETION = "user_deletion"
+    CLIENT_CREATION = "client_creation"
+    CLIENT_ROTATION = "client_rotation"
+    CLIENT_REVOCATION = "client_revocation"
+    CLIENT_TOKEN = "client_token"
+
+
+class EventOutcome(StrEnum):
+    SUCCESS = "success"
+    FAILURE = "failure"
+
+
+class AuditEventModel(BaseModel):
+    """That somebody did something that matters to security, or was refused it. Rows are inserted and never changed.
+
+    The one exception is the database's own: when a user is deleted, their ids become null, and with the id of whoever
+    acted goes where they acted from (a trigger of the migration).
+    """
+
+    __tablename__ = "audit_events"
+    __table_args__ = (
+        Index("ix_audit_events_user_id_id", "user_id", "id"),
+        Index("ix_audit_events_kind_id", "kind", "id"),
+        Index("ix_audit_events_created_at", "created_at"),
+    )
+
+    kind: Mapped[str] = mapped_column(String(32))
+    outcome: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(String(64))  # of a failure: the code that the caller was told
+    # On whom, and who: a person, a service, or neither (nobody had proved who they are, or the command line).
+    user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    actor_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"), index=True)
+    client_id: Mapped[UUID | None] = mapped_column(ForeignKey("service_clients.id"))  # or on which service
+    address_hash: Mapped[str | None] = mapped_column(String(64))  # keyed, of a typed address that nobody owns
+    changes: Mapped[str | None] = mapped_column(String(100))  # of an update: which fields, and what rights they give
+    origin: Mapped[str | None] = mapped_column(String(45))  # the address of the client, or "command line"

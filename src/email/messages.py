@@ -28,6 +28,8 @@ class MessageKind(StrEnum):
     EMAIL_CHANGED = "email_changed"
     REFRESH_REPLAYED = "refresh_replayed"
     ACCOUNT_DELETED = "account_deleted"
+    ACCOUNT_REMOVED = "account_removed"
+    INVITATION = "invitation"
 
     @property
     def is_notice(self) -> bool:
@@ -41,6 +43,7 @@ _NOTICES = frozenset(
         MessageKind.EMAIL_CHANGED,
         MessageKind.REFRESH_REPLAYED,
         MessageKind.ACCOUNT_DELETED,
+        MessageKind.ACCOUNT_REMOVED,
     }
 )
 

@@ -33,7 +33,7 @@ SEND_TIMEOUT_SECONDS = 30.0  # less than a lease, so that two dispatchers never 
 FIRST_RETRY_SECONDS = 5.0
 LONGEST_RETRY_SECONDS = 3600.0
 
-LINK_KINDS = (MessageKind.ACTIVATION, MessageKind.PASSWORD_RESET, MessageKind.EMAIL_CHANGE)
+LINK_KINDS = (MessageKind.ACTIVATION, MessageKind.PASSWORD_RESET, MessageKind.EMAIL_CHANGE, MessageKind.INVITATION)
 
 
 class Outbox:
@@ -207,6 +207,11 @@ class Dispatcher:
                 settings.auth_activation_ttl_seconds,
                 settings.auth_activation_url_template,
             ),
+            MessageKind.INVITATION: (
+                TokenPurpose.INVITATION,
+                settings.auth_invitation_ttl_seconds,
+                settings.auth_invitation_url_template,
+            ),
             MessageKind.PASSWORD_RESET: (
                 TokenPurpose.PASSWORD_RESET,
                 settings.auth_password_reset_ttl_seconds,
@@ -236,7 +241,7 @@ class Dispatcher:
 
 def _still_holds(kind: MessageKind, mail: OutboxEmailModel, user: UserModel) -> bool:
     """Whether the user and the address still are what they were when the mail was queued."""
-    if kind is MessageKind.ACTIVATION:
+    if kind in (MessageKind.ACTIVATION, MessageKind.INVITATION):
         return user.activated_at is None and user.email == mail.to_email
     if kind is MessageKind.PASSWORD_RESET:
         return user.is_active and user.email == mail.to_email

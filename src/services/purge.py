@@ -9,7 +9,13 @@ from datetime import timedelta
 from src.core.settings import Settings
 from src.db.base import utc_now
 from src.db.database import AsyncDatabaseManager, begin_writing
-from src.db.repositories import OutboxRepository, SessionRepository, UserRepository, UserTokenRepository
+from src.db.repositories import (
+    AuditEventRepository,
+    OutboxRepository,
+    SessionRepository,
+    UserRepository,
+    UserTokenRepository,
+)
 from src.services.outbox import LIMIT_WINDOW
 
 log = logging.getLogger(__name__)
@@ -25,10 +31,12 @@ class Purged:
     sessions: int
     sign_ups: int
     mails: int
+    events: int
 
 
 async def purge(database: AsyncDatabaseManager, settings: Settings) -> Purged:
-    """Delete expired tokens, ended sessions, sign-ups that no link can activate any more, and mails that were sent.
+    """Delete expired tokens, ended sessions, sign-ups that no link can activate any more, mails that were sent, and
+    events older than AUDIT_RETENTION_SECONDS.
 
     Each kind has a transaction of its own: one for all would hold tokens while it waits for users, against the order
     in which everybody else takes their locks.
@@ -47,7 +55,17 @@ async def purge(database: AsyncDatabaseManager, settings: Settings) -> Purged:
         await begin_writing(session)
         mails = await OutboxRepository(session).delete_sent(utc_now() - LIMIT_WINDOW)
         await session.commit()
-    return Purged(tokens, sessions, sign_ups, mails)
+        await begin_writing(session)
+        events = await _delete_old_events(AuditEventRepository(session), settings)
+        await session.commit()
+    return Purged(tokens, sessions, sign_ups, mails, events)
+
+
+async def _delete_old_events(events: AuditEventRepository, settings: Settings) -> int:
+    """Where the service may only insert events, its owner purges: docs/audit-trail.md."""
+    if not await events.may_delete():
+        return 0
+    return await events.delete_older(utc_now() - timedelta(seconds=settings.audit_retention_seconds))
 
 
 async def purge_quietly(database: AsyncDatabaseManager, settings: Settings) -> None:

@@ -8,15 +8,17 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from src.core.callers import Principal
 from src.core.exceptions import InvalidCredentialsError, InvalidRefreshTokenError, SessionNotFoundError
 from src.core.passwords import PasswordHasher, needs_rehash
 from src.core.settings import Settings
 from src.core.tokens import RefreshClaims, TokenSigner
 from src.db.base import utc_now
 from src.db.database import begin_writing
-from src.db.models import SessionModel
-from src.db.repositories import Principal, SessionRepository, UserRepository
+from src.db.models import EventKind, SessionModel
+from src.db.repositories import SessionRepository, UserRepository
 from src.email import MessageKind
+from src.services.audit import Audit
 from src.services.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class SessionService:
         passwords: PasswordHasher,
         signer: TokenSigner,
         outbox: Outbox | None,
+        audit: Audit,
     ) -> None:
         self._session = session
         self._users = UserRepository(session)
@@ -56,6 +59,7 @@ class SessionService:
         self._passwords = passwords
         self._signer = signer
         self._outbox = outbox
+        self._audit = audit
         self._idle = timedelta(seconds=settings.auth_session_idle_seconds)
 
     async def log_in(self, *, email: str, password: str, client: Client) -> TokenPair:
@@ -64,18 +68,22 @@ class SessionService:
         Raises `InvalidCredentialsError` after the same work for a wrong password and an unknown, pending or disabled
         account, and `ServiceUnavailableException` when too many wait to be hashed.
         """
-        owner = await self._users.find_owner(email)
-        await self._session.close()
-        if not await self._passwords.verify(password, owner.hashed_password if owner else None) or owner is None:
-            raise InvalidCredentialsError
-        seen_hash = new_hash = owner.hashed_password
-        if owner.is_active and needs_rehash(seen_hash, self._settings.auth_bcrypt_rounds):
-            new_hash = await self._passwords.hash(password)
-        await begin_writing(self._session)
-        if not await self._users.claim_log_in(owner.id, seen_hash=seen_hash, new_hash=new_hash):
-            raise InvalidCredentialsError
-        session = await self._start(owner.id, client)
-        await self._session.commit()
+        async with self._audit.act(EventKind.LOG_IN) as act:
+            owner = await self._users.find_owner(email)
+            await self._session.close()
+            act.user_id, act.address = (owner.id, None) if owner else (None, email)
+            if not await self._passwords.verify(password, owner.hashed_password if owner else None) or owner is None:
+                raise InvalidCredentialsError
+            new_hash = owner.hashed_password
+            if owner.is_active and needs_rehash(owner.hashed_password, self._settings.auth_bcrypt_rounds):
+                new_hash = await self._passwords.hash(password)
+            await begin_writing(self._session)
+            if not await self._users.claim_log_in(owner.id, seen_hash=owner.hashed_password, new_hash=new_hash):
+                raise InvalidCredentialsError
+            session = await self._start(owner.id, client)
+            act.is_by(owner.id)
+            await self._audit.succeeded(act)
+            await self._session.commit()
         return self._pair(owner.id, session.id, session.generation, self._end(session))
 
     async def refresh(self, refresh_token: str, client: Client) -> TokenPair:
@@ -94,18 +102,27 @@ class SessionService:
         ends_at = min(rotated.idle_expires_at, rotated.expires_at)
         return self._pair(rotated.user_id, claims.session_id, claims.generation + 1, ends_at)
 
-    async def log_out(self, session_id: UUID) -> None:
-        """End a session; one that has ended stays ended."""
-        await begin_writing(self._session)
-        await self._sessions.revoke(session_id)
-        await self._session.commit()
+    async def log_out(self, caller: Principal) -> None:
+        """End the caller's session; one that has ended stays ended."""
+        async with self._audit.act(EventKind.LOG_OUT, by=caller, user_id=caller.user_id) as act:
+            await begin_writing(self._session)
+            await self._users.lock_user(caller.user_id)
+            await self._sessions.revoke(caller.session_id)
+            await self._audit.succeeded(act)
+            await self._session.commit()
 
     async def log_out_by_refresh_token(self, refresh_token: str) -> None:
         """End the session of a refresh token. Raises `InvalidRefreshTokenError` for what is none."""
-        claims = self._signer.read_refresh(refresh_token)
-        await begin_writing(self._session)
-        await self._sessions.revoke(claims.session_id)
-        await self._session.commit()
+        async with self._audit.act(EventKind.LOG_OUT) as act:
+            claims = self._signer.read_refresh(refresh_token)
+            await begin_writing(self._session)
+            session = await self._sessions.find_live(claims.session_id)
+            if session:  # else it has ended already
+                act.is_by(session.user_id)
+                await self._users.lock_user(session.user_id)
+                await self._sessions.revoke(session.id)
+            await self._audit.succeeded(act)
+            await self._session.commit()
 
     async def list_sessions(self, caller: Principal) -> Sequence[SessionModel]:
         """The caller's live sessions, the newest first."""
@@ -113,16 +130,22 @@ class SessionService:
 
     async def revoke(self, caller: Principal, session_id: UUID) -> None:
         """End one of the caller's sessions. Raises `SessionNotFoundError` if they have no such live session."""
-        await begin_writing(self._session)
-        if not await self._sessions.revoke(session_id, user_id=caller.user_id):
-            raise SessionNotFoundError
-        await self._session.commit()
+        async with self._audit.act(EventKind.SESSION_REVOCATION, by=caller, user_id=caller.user_id) as act:
+            await begin_writing(self._session)
+            await self._users.lock_user(caller.user_id)
+            if not await self._sessions.revoke(session_id, user_id=caller.user_id):
+                raise SessionNotFoundError
+            await self._audit.succeeded(act)
+            await self._session.commit()
 
     async def revoke_others(self, caller: Principal) -> None:
         """End every session of the caller but the one that asks."""
-        await begin_writing(self._session)
-        await self._sessions.revoke_all(caller.user_id, except_id=caller.session_id)
-        await self._session.commit()
+        async with self._audit.act(EventKind.SESSION_REVOCATION, by=caller, user_id=caller.user_id) as act:
+            await begin_writing(self._session)
+            await self._users.lock_user(caller.user_id)
+            await self._sessions.revoke_all(caller.user_id, except_id=caller.session_id)
+            await self._audit.succeeded(act)
+            await self._session.commit()
 
     async def _start(self, user_id: UUID, client: Client) -> SessionModel:
         now = utc_now()
@@ -146,7 +169,10 @@ class SessionService:
         is_previous = session.generation == claims.generation + 1
         if is_previous and utc_now() < session.last_used_at + grace:
             return self._pair(session.user_id, session.id, session.generation, self._end(session))
+        await self._users.lock_user(session.user_id)
         await self._sessions.revoke(session.id)
+        replay = self._audit.describe(EventKind.REFRESH_REPLAY, user_id=session.user_id)
+        await self._audit.failed(replay, InvalidRefreshTokenError.code)
         if self._outbox:
             owner = await self._users.get_by_id(session.user_id)
             await self._outbox.queue(

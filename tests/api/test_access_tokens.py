@@ -222,7 +222,7 @@ class TestOtherTokens:
             (method, path)
             for path, item in paths.items()
             for method in METHODS
-            if method in item and "security" in item[method]
+            if any("OAuth2" in scheme for scheme in item.get(method, {}).get("security", []))
         ]
         headers = {"Authorization": f"Bearer {ana.refresh_token}"}
 
@@ -350,8 +350,13 @@ class TestDiscovery:
         metadata = (await service.client.get("/.well-known/oauth-authorization-server")).json()
 
         assert metadata["issuer"] == "https://id.example.com"
-        assert metadata["token_endpoint_auth_methods_supported"] == ["none"]
-        assert metadata["grant_types_supported"] == ["password"]
+        assert metadata["token_endpoint_auth_methods_supported"] == [
+            "none",
+            "client_secret_basic",
+            "client_secret_post",
+        ]
+        assert metadata["grant_types_supported"] == ["password", "client_credentials"]
+        assert metadata["scopes_supported"] == ["users:read", "users:write", "audit:read"]
         assert metadata["response_types_supported"] == []  # required; there is no authorization endpoint
 
     async def test_the_addresses_in_the_metadata_answer(self, start_service: StartService) -> None:

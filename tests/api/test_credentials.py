@@ -9,7 +9,7 @@ from httpx import Response
 from sqlalchemy import text
 
 from src.core.passwords import verify_password
-from src.db import AsyncDatabaseManager, BaseModel
+from src.db import AsyncDatabaseManager
 from src.db.models import UserModel
 from src.db.repositories import OutboxRepository, UserRepository
 from tests.conftest import Service, StartService
@@ -26,6 +26,7 @@ from tests.steps import (
     post_log_in,
     post_sign_up,
     refresh,
+    rows_about_people,
     sign_up,
     start_waiting,
     token_of,
@@ -492,8 +493,7 @@ class TestDeleteAccount:
         assert (await leave(mailing_service, who)).status_code == 204
 
         async with database.session() as session:
-            for table in BaseModel.metadata.sorted_tables:
-                assert (await session.execute(table.select())).all() == [], table.name
+            assert await rows_about_people(session) == []
         assert (await mailing_service.client.get(f"/api/users/{user_id}")).status_code == 404
         assert (await me(mailing_service, who)).status_code == 401
         assert (await refresh(mailing_service, who.refresh_token)).status_code == 401

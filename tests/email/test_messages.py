@@ -26,6 +26,8 @@ SHOWN[MessageKind.ACTIVATION] |= {"name", "url"}
 SHOWN[MessageKind.PASSWORD_RESET] |= {"url"}
 SHOWN[MessageKind.EMAIL_CHANGE] |= {"url"}
 SHOWN[MessageKind.EMAIL_CHANGED] |= {"url", "new_email"}
+SHOWN[MessageKind.ACCOUNT_REMOVED] = {"when"}
+SHOWN[MessageKind.INVITATION] = {"when", "name", "url"}
 
 
 def render(

@@ -35,6 +35,7 @@ from tests.steps import (
     post_log_in,
     post_sign_up,
     refresh,
+    rows_about_people,
     sign_up,
 )
 
@@ -388,12 +389,14 @@ class TestFailure:
     async def test_a_mail_whose_fate_cannot_be_written_down_does_not_end_the_others(
         self, database: AsyncDatabaseManager
     ) -> None:
-        gate = asyncio.Event()
+        both_are_minted, gate = asyncio.Event(), asyncio.Event()
 
         class Slow(Mailbox):
             async def send(self, message: Message) -> None:
                 if message.to == "u1@example.com":
+                    both_are_minted.set()
                     await gate.wait()
+                await both_are_minted.wait()
                 await super().send(message)
 
         await queue_notices(database, 2)
@@ -981,8 +984,7 @@ class TestNotices:
         [message] = mailbox.messages
         assert_notice(message, "ana@example.com", "Your account was deleted")
         async with database.session() as session:
-            for table in BaseModel.metadata.sorted_tables:
-                assert (await session.execute(table.select())).all() == [], table.name
+            assert await rows_about_people(session) == []
 
     async def test_a_thief_who_deletes_the_account_at_once_cannot_silence_the_notice_to_the_old_address(
         self, service: Service, queueing: Service, dispatcher: Dispatcher, mailbox: Mailbox

@@ -28,7 +28,7 @@ async def test_what_is_alive_stays(service: Service, database: AsyncDatabaseMana
     waiting = await sign_up(service, "waiting@example.com")
     await age_users(database)
 
-    assert await purge(database, make_settings()) == Purged(tokens=0, sessions=0, sign_ups=0, mails=0)
+    assert await purge(database, make_settings()) == Purged(tokens=0, sessions=0, sign_ups=0, mails=0, events=0)
 
     assert (await me(service, who)).status_code == 200
     assert (await activate(service, token_of(waiting["activation_url"]))).status_code == 200
@@ -42,7 +42,7 @@ async def test_a_sign_up_is_forgotten_when_its_last_link_has_expired(
     await age_users(database)
     await expire_links(database)
 
-    assert await purge(database, make_settings()) == Purged(tokens=1, sessions=0, sign_ups=1, mails=0)
+    assert await purge(database, make_settings()) == Purged(tokens=1, sessions=0, sign_ups=1, mails=0, events=0)
 
     async with database.session() as session:
         assert [str(user.id) for user in await UserRepository(session).list()] == [account]
@@ -60,7 +60,7 @@ async def test_ended_sessions_are_forgotten(service: Service, database: AsyncDat
                 await session.execute(update(SessionModel).where(SessionModel.id == newest.id).values({ending: past}))
                 await session.commit()
 
-    assert await purge(database, make_settings()) == Purged(tokens=0, sessions=3, sign_ups=0, mails=0)
+    assert await purge(database, make_settings()) == Purged(tokens=0, sessions=3, sign_ups=0, mails=0, events=0)
 
     async with database.session() as session:
         assert await SessionRepository(session).count() == 1

@@ -6,6 +6,7 @@ from src.api.dependencies import AccountsDep, ClientDep
 from src.api.errors import BODY_ERRORS, document
 from src.api.schemas import (
     Accepted,
+    AcceptInvitationRequest,
     ActivationResponse,
     EmailRequest,
     SignUpRequest,
@@ -44,6 +45,15 @@ async def activate(body: TokenRequest, accounts: AccountsDep) -> ActivationRespo
     Wrong, used and expired tokens are the same 400.
     """
     user_id = await accounts.activate(body.token.get_secret_value())
+    return ActivationResponse(user_id=user_id, is_active=True)
+
+
+@router.post("/invitation/accept", responses=document(*BODY_ERRORS, BadRequestException, InvalidTokenError))
+async def accept_invitation(body: AcceptInvitationRequest, accounts: AccountsDep) -> ActivationResponse:
+    """Choose a password with the token of the invitation, and have an active account. It logs nobody in."""
+    user_id = await accounts.accept_invitation(
+        token=body.token.get_secret_value(), password=body.password.get_secret_value()
+    )
     return ActivationResponse(user_id=user_id, is_active=True)
 
 

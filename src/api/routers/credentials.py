@@ -1,9 +1,10 @@
 """`/auth`: what a person can do about their password, their address and their account."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from src.api.dependencies import CredentialsDep, CurrentUser, SessionDep
 from src.api.errors import BODY_ERRORS, TOKEN_ERRORS, document
+from src.api.etags import etag_of
 from src.api.schemas import (
     DeleteAccountRequest,
     EmailChangeAccepted,
@@ -24,9 +25,11 @@ _PASSWORD_ERRORS = document(*BODY_ERRORS, BadRequestException, *TOKEN_ERRORS, Wr
 
 
 @router.get("/me", responses=document(*TOKEN_ERRORS))
-async def read_me(session: SessionDep, caller: CurrentUser) -> UserRecord:
+async def read_me(response: Response, session: SessionDep, caller: CurrentUser) -> UserRecord:
     """Who the access token belongs to."""
-    return UserRecord.model_validate(await UserRepository(session).get_record(caller.user_id))
+    record = await UserRepository(session).get_record(caller.user_id)
+    response.headers["ETag"] = etag_of(record)
+    return UserRecord.model_validate(record)
 
 
 @router.post("/password-change", status_code=204, responses=_PASSWORD_ERRORS)

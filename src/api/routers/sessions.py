@@ -3,23 +3,27 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Form
+from fastapi import APIRouter, Depends, Form
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
-from src.api.dependencies import ClientDep, CurrentUser, OptionalUser, SessionsDep
+from src.api.dependencies import ClientDep, ClientsDep, CurrentUser, OptionalUser, SessionsDep
 from src.api.errors import BODY_ERRORS, TOKEN_ERRORS, document
 from src.api.schemas import (
     LogInRequest,
     LogOutRequest,
-    PasswordGrant,
     RefreshRequest,
+    ServiceTokenResponse,
     SessionList,
     SessionRecord,
+    TokenGrant,
     TokenResponse,
 )
 from src.core.exceptions import (
     BadRequestException,
+    InvalidClientError,
     InvalidCredentialsError,
     InvalidRefreshTokenError,
+    InvalidScopeError,
     PayloadTooLargeException,
     SessionNotFoundError,
     UnauthorizedException,
@@ -27,6 +31,10 @@ from src.core.exceptions import (
 )
 
 router = APIRouter(prefix="/auth", tags=["Sessions"])
+
+_client_credentials = HTTPBasic(
+    scheme_name="ClientCredentials", description="The id and secret of a service.", auto_error=False
+)
 
 
 @router.post("/login", responses=document(*BODY_ERRORS, BadRequestException, InvalidCredentialsError))
@@ -41,17 +49,34 @@ async def log_in(body: LogInRequest, sessions: SessionsDep, client: ClientDep) -
 
 @router.post(
     "/token",
-    responses=document(PayloadTooLargeException, ValidationException, BadRequestException, InvalidCredentialsError),
+    responses=document(
+        PayloadTooLargeException,
+        ValidationException,
+        BadRequestException,
+        InvalidCredentialsError,
+        InvalidClientError,
+        InvalidScopeError,
+    ),
 )
 async def issue_token(
-    form: Annotated[PasswordGrant, Form()], sessions: SessionsDep, client: ClientDep
-) -> TokenResponse:
-    """`/auth/login` as an OAuth 2.0 form (RFC 6749, section 4.3), for the Authorize button and OAuth libraries.
+    form: Annotated[TokenGrant, Form()],
+    basic: Annotated[HTTPBasicCredentials | None, Depends(_client_credentials)],
+    sessions: SessionsDep,
+    clients: ClientsDep,
+    client: ClientDep,
+) -> TokenResponse | ServiceTokenResponse:
+    """The token endpoint of OAuth 2.0. `grant_type=password` is `/auth/login` as a form (RFC 6749, section 4.3), for
+    the Authorize button and OAuth libraries; `username` is the e-mail address.
 
-    `username` is the e-mail address.
+    `grant_type=client_credentials` (section 4.4) gives another service a token of its own, for all its scopes or for
+    those in `scope`. It sends its id and secret as HTTP Basic, or in the form.
     """
-    pair = await sessions.log_in(email=form.username, password=form.password.get_secret_value(), client=client)
-    return TokenResponse.of(pair)
+    if form.grant_type == "password":
+        email, password = form.person()
+        return TokenResponse.of(await sessions.log_in(email=email, password=password, client=client))
+    client_id, secret = form.service(basic)
+    token = await clients.issue_token(client_id=client_id, client_secret=secret, scopes=form.scopes())
+    return ServiceTokenResponse.of(token)
 
 
 @router.post("/refresh", responses=document(*BODY_ERRORS, BadRequestException, InvalidRefreshTokenError))
@@ -73,7 +98,7 @@ async def log_out(sessions: SessionsDep, caller: OptionalUser, body: LogOutReque
     if body:
         await sessions.log_out_by_refresh_token(body.refresh_token.get_secret_value())
     elif caller:
-        await sessions.log_out(caller.session_id)
+        await sessions.log_out(caller)
     else:
         raise UnauthorizedException
 

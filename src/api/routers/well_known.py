@@ -4,6 +4,7 @@ from fastapi import APIRouter, Response
 
 from src.api.dependencies import SettingsDep, SignerDep
 from src.api.schemas import AuthorizationServer, JsonWebKeySet
+from src.core.callers import Scope
 from src.core.keys import JWKS_MAX_AGE
 
 router = APIRouter(prefix="/.well-known", tags=["Discovery"])
@@ -29,6 +30,7 @@ async def read_metadata(response: Response, settings: SettingsDep) -> Authorizat
         jwks_uri=f"{base}/.well-known/jwks.json",
         service_documentation=f"{base}/docs",
         response_types_supported=[],
-        grant_types_supported=["password"],
-        token_endpoint_auth_methods_supported=["none"],
+        grant_types_supported=["password", "client_credentials"],
+        token_endpoint_auth_methods_supported=["none", "client_secret_basic", "client_secret_post"],
+        scopes_supported=list(Scope),
     )

@@ -1,17 +1,24 @@
 """What is asked of the database. Repositories flush and never commit: the service decides what lasts."""
 
+from src.db.repositories.audit_events import AuditEventRepository, EventFilter
 from src.db.repositories.base import BaseRepository
 from src.db.repositories.outbox import OutboxRepository
-from src.db.repositories.sessions import Principal, SessionRepository
+from src.db.repositories.service_clients import ServiceClientRepository
+from src.db.repositories.sessions import SessionRepository
 from src.db.repositories.user_tokens import EmailChange, UserTokenRepository
-from src.db.repositories.users import UserRepository
+from src.db.repositories.users import Order, UserFilter, UserRecord, UserRepository
 
 __all__ = [
+    "AuditEventRepository",
     "BaseRepository",
     "EmailChange",
+    "EventFilter",
+    "Order",
     "OutboxRepository",
-    "Principal",
+    "ServiceClientRepository",
     "SessionRepository",
+    "UserFilter",
+    "UserRecord",
     "UserRepository",
     "UserTokenRepository",
 ]

@@ -1,26 +1,16 @@
 """Sessions: started, rotated, looked at and revoked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, bindparam, delete, or_, select, update
 
+from src.core.callers import Principal
 from src.core.exceptions import SessionNotFoundError
 from src.db.base import utc_now
 from src.db.models import SessionModel, UserModel
 from src.db.repositories.base import BaseRepository
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who is asking, and through which session."""
-
-    user_id: UUID
-    email: str
-    is_admin: bool
-    session_id: UUID
 
 
 def _is_live(now: ColumnElement[datetime] | datetime) -> tuple[ColumnElement[bool], ...]:

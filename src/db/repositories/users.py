@@ -1,19 +1,21 @@
 """Accounts, and the sign-ups that wait to become one."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, bindparam, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, exists, func, or_, select, true, update
 
 from src.core.addresses import normalize_email
 from src.core.exceptions import AppException, UserEmailTakenError, UserNotFoundError
+from src.core.passwords import UNUSABLE_PASSWORD
 from src.db.base import utc_now
 from src.db.models import OutboxEmailModel, OutboxStatus, SessionModel, TokenPurpose, UserModel, UserTokenModel
 from src.db.repositories.base import BaseRepository
 
-_RECORD = select(
+_RECORDS = select(
     UserModel.id,
     UserModel.email,
     UserModel.name,
@@ -23,9 +25,22 @@ _RECORD = select(
     UserModel.last_login_at,
     UserModel.created_at,
     UserModel.updated_at,
-).where(UserModel.id == bindparam("user_id"))
+)
+_RECORD = _RECORDS.where(UserModel.id == bindparam("user_id"))
 
+Order = Literal["newest", "oldest"]
 UserRecord = Row[UUID, str, str | None, bool, bool, datetime | None, datetime | None, datetime, datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class UserFilter:
+    """All that is given must hold. Sign-ups and invitations that wait are asked for apart from accounts."""
+
+    email: str | None = None
+    name: str | None = None  # a part of it, in any case
+    is_active: bool | None = None
+    is_admin: bool | None = None
+    pending: bool = False
 
 
 class UserRepository(BaseRepository[UserModel]):
@@ -43,6 +58,21 @@ class UserRepository(BaseRepository[UserModel]):
             raise UserNotFoundError
         return row
 
+    async def list_records(
+        self, which: UserFilter, *, order: Order, limit: int, after: UUID | None
+    ) -> Sequence[UserRecord]:
+        """In the order of ids, and so of age, from behind the id `after`. However far behind, it costs the same."""
+        query = _RECORDS.where(*_matches(which)).limit(limit)
+        if order == "oldest":
+            query = query.order_by(UserModel.id).where(UserModel.id > after if after else true())
+        else:
+            query = query.order_by(UserModel.id.desc()).where(UserModel.id < after if after else true())
+        return (await self._session.execute(query)).all()
+
+    async def count_records(self, which: UserFilter) -> int:
+        """Reads every row that matches."""
+        return (await self._session.scalars(select(func.count()).select_from(UserModel).where(*_matches(which)))).one()
+
     async def find_owner(self, email: str) -> UserModel | None:
         """The one activated row of an address, disabled or not. Flows look up by address in no other way."""
         query = select(UserModel).where(UserModel.email == normalize_email(email), UserModel.activated_at.is_not(None))
@@ -51,16 +81,22 @@ class UserRepository(BaseRepository[UserModel]):
     async def find_hashed_password(self, user_id: UUID) -> str | None:
         return await self._session.scalar(select(UserModel.hashed_password).where(UserModel.id == user_id))
 
-    async def lock_address(self, email: str, *, and_user: UUID | None = None) -> None:
-        """Lock the rows of an address (and one more), in the order of their ids, before tokens and sessions: flows
-        that take locks in one order cannot wait for each other in a circle. Rows that refer to these may be inserted
-        meanwhile: a mail about somebody else's account waits for nobody. (SQLite has one writer at a time.)"""
-        await self._session.execute(
-            select(UserModel.id)
-            .where(or_(UserModel.email == email, UserModel.id == and_user))
-            .order_by(UserModel.id)
-            .with_for_update(key_share=True)
-        )
+    async def lock_address(self, email: str, *, and_user: UUID | None = None, and_admins: bool = False) -> None:
+        """Lock the rows of an address (and one more, and the active administrators), in the order of their ids, before
+        tokens and sessions: flows that take locks in one order cannot wait for each other in a circle. Rows that refer
+        to these may be inserted meanwhile: a mail about somebody else's account waits for nobody. (SQLite has one
+        writer at a time.)"""
+        await self._lock(UserModel.email == email, UserModel.id == and_user, and_admins=and_admins)
+
+    async def lock_user(self, user_id: UUID, *, and_admins: bool = False) -> None:
+        """Lock a user (and the active administrators), as `lock_address` does."""
+        await self._lock(UserModel.id == user_id, and_admins=and_admins)
+
+    async def has_other_admin(self, user_id: UUID) -> bool:
+        """Whether somebody else is an active administrator. It stays true only while their rows are locked: two who
+        demote each other at once would otherwise both count the other."""
+        query = select(exists().where(_is_active_admin(), UserModel.id != user_id).select_from(UserModel))
+        return (await self._session.scalars(query)).one()
 
     async def lock_account(self, user_id: UUID, *, hashed_password: str, session_id: UUID) -> bool:
         """Lock an account and claim again what a caller proved before: this password, in this session.
@@ -115,6 +151,18 @@ class UserRepository(BaseRepository[UserModel]):
         with self._conflicts_named():
             return (await self._session.scalars(statement)).one_or_none() is not None
 
+    async def update(self, user_id: UUID, values: Mapping[str, object]) -> None:
+        await self._session.execute(update(UserModel).where(UserModel.id == user_id).values(**values))
+
+    async def find_invitation(self, email: str) -> UserModel | None:
+        """The invited row of an address that nobody has accepted yet."""
+        query = select(UserModel).where(
+            UserModel.email == email,
+            UserModel.activated_at.is_(None),
+            UserModel.hashed_password == UNUSABLE_PASSWORD,
+        )
+        return (await self._session.scalars(query)).one_or_none()
+
     async def list_live_sign_ups(self, email: str, *, limit: int, lock: bool = False) -> Sequence[UserModel]:
         """The newest sign-ups of an address that a link can still activate.
 
@@ -123,7 +171,7 @@ class UserRepository(BaseRepository[UserModel]):
         """
         query = (
             select(UserModel)
-            .where(UserModel.email == email, UserModel.activated_at.is_(None), _awaits_confirmation())
+            .where(UserModel.email == email, UserModel.activated_at.is_(None), _awaits(TokenPurpose.ACTIVATION))
             .order_by(UserModel.id.desc())
             .limit(limit)
         )
@@ -131,15 +179,17 @@ class UserRepository(BaseRepository[UserModel]):
             query = query.with_for_update(skip_locked=True, key_share=True)
         return (await self._session.scalars(query)).all()
 
-    async def activate(self, user_id: UUID) -> bool:
-        """Make a pending row the owner of its address; false if it is not pending any more.
+    async def activate(self, user_id: UUID, *, hashed_password: str | None = None) -> bool:
+        """Make a pending row the owner of its address, with a password if it was invited without one; false if it is
+        not pending any more.
 
         Raises `UserEmailTakenError` if another row owns the address.
         """
+        password = {} if hashed_password is None else {"hashed_password": hashed_password}
         statement = (
             update(UserModel)
             .where(UserModel.id == user_id, UserModel.activated_at.is_(None))
-            .values(activated_at=utc_now(), is_active=True, signed_up_from=None)
+            .values(activated_at=utc_now(), is_active=True, signed_up_from=None, **password)
             .returning(UserModel.id)
         )
         with self._conflicts_named():
@@ -150,25 +200,57 @@ class UserRepository(BaseRepository[UserModel]):
         await self._session.execute(delete(UserModel).where(UserModel.email == email, UserModel.activated_at.is_(None)))
 
     async def delete_abandoned(self, created_before: datetime) -> int:
-        """Forget sign-ups that no link can activate any more; how many they were.
+        """Forget sign-ups and invitations that no link can activate any more; how many they were.
 
         Rows that somebody has locked are left for the next time: waiting for them could become a circle.
         """
         abandoned = (
             select(UserModel.id)
-            .where(UserModel.activated_at.is_(None), UserModel.created_at < created_before, ~_awaits_confirmation())
+            .where(
+                UserModel.activated_at.is_(None),
+                UserModel.created_at < created_before,
+                ~_awaits(TokenPurpose.ACTIVATION, TokenPurpose.INVITATION),
+            )
             .with_for_update(skip_locked=True)
         )
         statement = delete(UserModel).where(UserModel.id.in_(abandoned)).returning(UserModel.id)
         return len((await self._session.scalars(statement)).all())
 
+    async def _lock(self, *which: ColumnElement[bool], and_admins: bool) -> None:
+        admins = (_is_active_admin(),) if and_admins else ()
+        await self._session.execute(
+            select(UserModel.id).where(or_(*which, *admins)).order_by(UserModel.id).with_for_update(key_share=True)
+        )
 
-def _awaits_confirmation() -> ColumnElement[bool]:
-    """Whether a link that works was sent, or a mail that will bring one waits."""
+
+def _is_active_admin() -> ColumnElement[bool]:
+    return and_(UserModel.is_admin, UserModel.is_active, UserModel.activated_at.is_not(None))
+
+
+def _matches(which: UserFilter) -> Sequence[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    conditions.append(UserModel.activated_at.is_(None) if which.pending else UserModel.activated_at.is_not(None))
+    if which.email is not None:
+        conditions.append(UserModel.email == which.email)
+    if which.name is not None:
+        conditions.append(UserModel.name.icontains(which.name, autoescape=True))
+    if which.is_active is not None:
+        conditions.append(UserModel.is_active == which.is_active)
+    if which.is_admin is not None:
+        conditions.append(UserModel.is_admin == which.is_admin)
+    return conditions
+
+
+def _awaits(*purposes: TokenPurpose) -> ColumnElement[bool]:
+    """Whether a link for this that works was sent, or a mail that will bring one waits: its kind has the same name."""
     has_link = exists().where(
         UserTokenModel.user_id == UserModel.id,
-        UserTokenModel.purpose == TokenPurpose.ACTIVATION,
+        UserTokenModel.purpose.in_(purposes),
         UserTokenModel.expires_at > utc_now(),
     )
-    has_mail = exists().where(OutboxEmailModel.user_id == UserModel.id, OutboxEmailModel.status == OutboxStatus.QUEUED)
+    has_mail = exists().where(
+        OutboxEmailModel.user_id == UserModel.id,
+        OutboxEmailModel.kind.in_(purposes),
+        OutboxEmailModel.status == OutboxStatus.QUEUED,
+    )
     return or_(has_link, has_mail)

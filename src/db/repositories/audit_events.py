@@ -1,0 +1,89 @@
+"""What has happened: written once, read by time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, ScalarSelect, delete, func, insert, select
+
+from src.db.models import AuditEventModel, EventKind, EventOutcome, ServiceClientModel, UserModel
+from src.db.repositories.base import BaseRepository
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """All that is given must hold."""
+
+    user_id: UUID | None = None
+    actor_id: UUID | None = None
+    client_id: UUID | None = None
+    kind: EventKind | None = None
+    outcome: EventOutcome | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class AuditEventRepository(BaseRepository[AuditEventModel]):
+    model = AuditEventModel
+
+    async def record(
+        self,
+        kind: EventKind,
+        outcome: EventOutcome,
+        *,
+        user_id: UUID | None,
+        actor_id: UUID | None,
+        client_id: UUID | None,
+        **values: str | None,
+    ) -> None:
+        """Insert an event. Of a person or service that is not there (any more), it holds no id."""
+        statement = insert(AuditEventModel).values(
+            kind=kind,
+            outcome=outcome,
+            user_id=_if_there(user_id),
+            actor_id=_if_there(actor_id),
+            client_id=select(ServiceClientModel.id).where(ServiceClientModel.id == client_id).scalar_subquery(),
+            **values,
+        )
+        await self._session.execute(statement)
+
+    async def list_events(self, which: EventFilter, *, limit: int, before: UUID | None) -> Sequence[AuditEventModel]:
+        """The newest first, from behind the id `before`."""
+        query = select(AuditEventModel).where(*_matches(which)).order_by(AuditEventModel.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(AuditEventModel.id < before)
+        return (await self._session.scalars(query)).all()
+
+    async def may_delete(self) -> bool:
+        """Whether the database lets us. On PostgreSQL, the service may run as a role that can only insert events."""
+        if self._session.get_bind().dialect.name == "sqlite":
+            return True
+        return bool(await self._session.scalar(select(func.has_table_privilege("audit_events", "DELETE"))))
+
+    async def delete_older(self, than: datetime) -> int:
+        """How many they were."""
+        statement = delete(AuditEventModel).where(AuditEventModel.created_at < than).returning(AuditEventModel.id)
+        return len((await self._session.scalars(statement)).all())
+
+
+def _if_there(user_id: UUID | None) -> ScalarSelect[UUID]:
+    """The id, locked against deletion until the event is stored; null once the user is gone. A caller may have been
+    deleted while they were refused, and their event must not fail for it."""
+    return (
+        select(UserModel.id).where(UserModel.id == user_id).with_for_update(read=True, key_share=True).scalar_subquery()
+    )
+
+
+def _matches(which: EventFilter) -> Sequence[ColumnElement[bool]]:
+    event = AuditEventModel
+    conditions = {
+        event.user_id == which.user_id: which.user_id,
+        event.actor_id == which.actor_id: which.actor_id,
+        event.client_id == which.client_id: which.client_id,
+        event.kind == which.kind: which.kind,
+        event.outcome == which.outcome: which.outcome,
+        event.created_at >= which.since: which.since,
+        event.created_at < which.until: which.until,
+    }
+    return [condition for condition, value in conditions.items() if value is not None]

@@ -1,0 +1,97 @@
+"""Other services: how they are introduced, and how they get their access tokens."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from src.core.callers import Operator, Scope
+from src.core.exceptions import InvalidClientError, InvalidScopeError
+from src.core.tokens import TokenSigner, hash_token, new_token
+from src.db.base import utc_now
+from src.db.database import begin_writing
+from src.db.models import EventKind, ServiceClientModel
+from src.db.repositories import ServiceClientRepository
+from src.services.audit import Audit
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSecret:
+    """What a service is given to prove who it is. The secret is not stored: nobody can read it again."""
+
+    client_id: UUID
+    client_secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceToken:
+    access_token: str
+    expires_in: timedelta
+    scopes: Sequence[str]
+
+
+class ClientService:
+    """Clients are kept from the command line: who can do that holds the database anyway."""
+
+    def __init__(self, session: AsyncSession, *, signer: TokenSigner, audit: Audit) -> None:
+        self._session = session
+        self._clients = ServiceClientRepository(session)
+        self._signer = signer
+        self._audit = audit
+
+    async def create(self, *, name: str, scopes: Iterable[Scope]) -> ClientSecret:
+        """Introduce a service. Raises `ClientNameTakenError`."""
+        async with self._audit.act(EventKind.CLIENT_CREATION, by=Operator()) as act:
+            secret = new_token()
+            await begin_writing(self._session)
+            client = ServiceClientModel(name=name, scopes=sorted(set(scopes)), secret_hash=hash_token(secret))
+            await self._clients.add(client)
+            act.client_id = client.id
+            await self._audit.succeeded(act)
+            await self._session.commit()
+            return ClientSecret(client.id, secret)
+
+    async def rotate(self, name: str, *, overlap: timedelta) -> ClientSecret:
+        """Give a service its next secret. The one before works for as long as the overlap; an older one ends.
+
+        Raises `ClientNotFoundError`.
+        """
+        async with self._audit.act(EventKind.CLIENT_ROTATION, by=Operator()) as act:
+            secret = new_token()
+            await begin_writing(self._session)
+            client = await self._clients.get_live(name)
+            act.client_id = client.id
+            await self._clients.rotate(client, secret, previous_expires_at=utc_now() + overlap)
+            await self._audit.succeeded(act)
+            await self._session.commit()
+            return ClientSecret(client.id, secret)
+
+    async def revoke(self, name: str) -> None:
+        """End a service's access: its secrets and its tokens, at once. Raises `ClientNotFoundError`."""
+        async with self._audit.act(EventKind.CLIENT_REVOCATION, by=Operator()) as act:
+            await begin_writing(self._session)
+            client = await self._clients.get_live(name)
+            act.client_id = client.id
+            await self._clients.revoke(client.id)
+            await self._audit.succeeded(act)
+            await self._session.commit()
+
+    async def issue_token(self, *, client_id: UUID, client_secret: str, scopes: Collection[str] | None) -> ServiceToken:
+        """An access token for a service (RFC 6749, section 4.4), for all its scopes or those that it asks for.
+
+        Raises `InvalidClientError`, and `InvalidScopeError` for a scope that it does not have.
+        """
+        async with self._audit.act(EventKind.CLIENT_TOKEN) as act:
+            await begin_writing(self._session)
+            act.client_id = client_id
+            granted = await self._clients.claim_token(client_id, client_secret)
+            if granted is None:
+                raise InvalidClientError
+            if not set(scopes or granted) <= set(granted):
+                raise InvalidScopeError
+            await self._audit.succeeded(act)
+            await self._session.commit()
+        asked = [scope for scope in granted if scopes is None or scope in scopes]
+        return ServiceToken(self._signer.sign_service_access(client_id, asked), self._signer.access_lifetime, asked)
