@@ -11,7 +11,16 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 Mood = Literal[
-    "well", "slow", "hangs", "drops", "takes and drops", "takes and hangs", "takes and stays silent", "not now", "never"
+    "well",
+    "slow",
+    "hangs",
+    "drops",
+    "takes and drops",
+    "takes and hangs",
+    "takes and stays silent",
+    "not now",
+    "never",
+    "knows nobody",
 ]
 
 
@@ -31,6 +40,15 @@ class _Handler:
             await asyncio.sleep(60)
         session.host_name = hostname
         return responses
+
+    async def handle_MAIL(  # noqa: N802 - aiosmtpd's name
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if self.mood == "knows nobody":
+            return "550 5.7.1 who are you"
+        envelope.mail_from = address
+        envelope.mail_options.extend(options)
+        return "250 OK"
 
     async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's
         if self.mood == "not now":

@@ -1,5 +1,6 @@
 """The command line: `python -m src --help`. Each group of commands is a module of its own."""
 
+import asyncio
 from dataclasses import asdict
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 import uvicorn
 
 from src.cli import keys, outbox
+from src.cli.doctor import examine
 from src.cli.output import AsJson, in_database, print_json
 from src.core.settings import get_settings
 from src.db.database import AsyncDatabaseManager
@@ -44,3 +46,18 @@ def purge_now(*, as_json: AsJson = False) -> None:
         return
     counts = ", ".join(f"{count} {kind.replace('_', '-')}" for kind, count in asdict(purged).items())
     typer.echo(f"Deleted {counts}.")
+
+
+@app.command("doctor")
+def look_for_problems(*, as_json: AsJson = False) -> None:
+    """Check settings, database, keys, mail server and clocks, change nothing, and say what to do.
+
+    The exit code is 1 if something is a problem, 0 otherwise, so that scripts can ask.
+    """
+    findings = asyncio.run(examine())
+    if as_json:
+        print_json([{"check": it.check, "status": it.status, "text": it.text, "advice": it.advice} for it in findings])
+    for it in () if as_json else findings:
+        typer.echo(f"{it.status:8} {it.check:9} {it.text} {it.advice}".rstrip())
+    if any(it.status == "problem" for it in findings):
+        raise typer.Exit(1)

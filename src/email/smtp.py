@@ -1,6 +1,7 @@
 """Carrying a message by SMTP."""
 
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -44,6 +45,21 @@ class EmailUtils:
 
     async def send(self, message: Message) -> None:
         """Hand the message to the server. Raises `aiosmtplib.SMTPException` or `OSError` if it is not taken."""
+        async with self._connected() as server:
+            await server.send_message(self.compose(message))
+
+    async def check(self) -> None:
+        """Do all that comes before a message, the log-in and the name of the sender included, and send nothing.
+
+        Raises as `send` does.
+        """
+        address = parseaddr(self.sender)[1]
+        async with self._connected() as server:
+            # A server that wants a log-in, or does not know the sender, says so no earlier.
+            await server.mail(address, options=[] if address.isascii() else ["SMTPUTF8"], encoding="utf-8")
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncGenerator[aiosmtplib.SMTP, None]:
         server = aiosmtplib.SMTP(
             hostname=self.host,
             port=self.port,
@@ -55,8 +71,8 @@ class EmailUtils:
         )
         try:
             await server.connect()
-            await server.send_message(self.compose(message))
-            with suppress(aiosmtplib.SMTPException):  # it has been taken: a bad goodbye must not send it again
+            yield server
+            with suppress(aiosmtplib.SMTPException):  # what it took is taken: a bad goodbye must not send it again
                 await server.quit(timeout=GOODBYE_SECONDS)
         finally:
             server.close()  # at once, also when a stop or the dispatcher's limit cancels what hangs

@@ -1,0 +1,694 @@
+"""`python -m src doctor`: finds what is wrong, says so without a secret, and changes nothing."""
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from src.core.keys import KeyRing, rotate
+from src.db import AsyncDatabaseManager
+from src.db.base import utc_now
+from src.db.migrations import head, migrate
+from src.db.models import OutboxStatus, UserModel
+from tests.core.test_keys import rotate_ago
+from tests.email.test_smtp import make_certificate, tls_of
+from tests.smtp_server import MailServer
+from tests.test_cli import DAY, run
+from tests.test_cli_outbox import add
+from tests.test_running import ROOT
+
+FIRST_REVISION = "b15d14370105"
+
+
+def files_in(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+@contextmanager
+def hanging_up(listener: socket.socket) -> Iterator[None]:
+    """Whoever calls the listener is cut off at once."""
+    thread = Thread(target=lambda: listener.accept()[0].close())
+    thread.start()
+    yield
+    thread.join()
+
+
+@dataclass
+class Examined:
+    """What doctor has said."""
+
+    exit_code: int
+    output: str
+    findings: list[dict[str, str]]
+
+    def of(self, check: str) -> list[tuple[str, str]]:
+        return [(it["status"], f"{it['text']} {it['advice']}") for it in self.findings if it["check"] == check]
+
+    def worst_of(self, check: str) -> tuple[str, str]:
+        """The one finding of the check that is not ok."""
+        [found] = [finding for finding in self.of(check) if finding[0] != "ok"]
+        return found
+
+
+def examine(**environment: str) -> Examined:
+    result = run("doctor", "--json", **environment)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return Examined(result.exit_code, result.output, json.loads(result.stdout))
+
+
+async def examine_async(**environment: str) -> Examined:
+    return await asyncio.to_thread(examine, **environment)
+
+
+@asynccontextmanager
+async def writing(url: str) -> AsyncGenerator[AsyncSession, None]:
+    database = AsyncDatabaseManager(url)
+    async with database.session() as session:
+        yield session
+        await session.commit()
+    await database.disconnect()
+
+
+async def migrate_at(url: str) -> None:
+    database = AsyncDatabaseManager(url)
+    await migrate(database)
+    await database.disconnect()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    rotate_ago(tmp_path / "keys", 12 * DAY)
+    return tmp_path / "keys"
+
+
+@pytest.fixture
+def mail_settings(tmp_path: Path) -> Iterator[tuple[MailServer, dict[str, str]]]:
+    """A server with TLS and log-in, and the settings with which it takes mail."""
+    certificate = make_certificate(tmp_path)
+    with MailServer(tls=tls_of(certificate), login=("user", "canary-smtp")) as server:
+        yield (
+            server,
+            {
+                "SMTP_HOST": "127.0.0.1",
+                "SMTP_PORT": str(server.port),
+                "SMTP_FROM": "Contas <accounts@example.com>",
+                "SMTP_USERNAME": "user",
+                "SMTP_PASSWORD": "canary-smtp",
+                "SSL_CERT_FILE": str(certificate),
+            },
+        )
+
+
+def plain(server: MailServer) -> dict[str, str]:
+    return {
+        "SMTP_HOST": "127.0.0.1",
+        "SMTP_PORT": str(server.port),
+        "SMTP_FROM": "accounts@example.com",
+        "SMTP_TLS": "none",
+    }
+
+
+@pytest.fixture
+def production(database_url: str, keys: Path, mail_settings: tuple[MailServer, dict[str, str]]) -> dict[str, str]:
+    """A production in which all is well."""
+    return mail_settings[1] | {
+        "APP_ENV": "production",
+        "AUTH_BCRYPT_ROUNDS": "12",
+        "SERVER_PUBLIC_URL": "https://accounts.example.com",
+        "DATABASE_URL": database_url,
+        "JWT_KEYS_DIR": str(keys),
+    }
+
+
+class TestReport:
+    async def test_where_all_is_well_every_check_says_so(self, production: dict[str, str]) -> None:
+        examined = await examine_async(**production)
+
+        assert {it["status"] for it in examined.findings} == {"ok"}, examined.output
+        checks = list(dict.fromkeys(it["check"] for it in examined.findings))
+        assert checks == ["settings", "database", "schema", "outbox", "keys", "smtp", "clock"]
+        assert set(examined.findings[0]) == {"check", "status", "text", "advice"}
+        assert examined.exit_code == 0
+
+    async def test_people_read_a_line_for_each_finding(self, production: dict[str, str]) -> None:
+        result = await asyncio.to_thread(run, "doctor", **production | {"SERVER_PUBLIC_URL": "http://example.com"})
+
+        lines = result.stdout.splitlines()
+        assert lines[0] == "ok       settings  They work, for APP_ENV=production."
+        assert lines[1].startswith("warning  settings  SERVER_PUBLIC_URL is http://")
+        assert lines[1].endswith("Make it the https:// address.")
+        assert result.exit_code == 0
+
+    def test_a_problem_is_told_by_the_exit_code_to_people_as_well(self) -> None:
+        result = run("doctor", DATABASE_URL="sqlite://")
+
+        assert "problem  database  It is in memory" in result.stdout
+        assert result.exit_code == 1
+
+    async def test_looking_twice_changes_nothing(self, production: dict[str, str], keys: Path) -> None:
+        before = files_in(keys)
+
+        first, second = [await examine_async(**production) for _ in range(2)]
+
+        assert [it for it in first.findings if it["check"] != "clock"] == [
+            it for it in second.findings if it["check"] != "clock"
+        ]
+        assert files_in(keys) == before
+
+    def test_what_nobody_foresaw_is_a_problem_and_no_traceback(self, keys: Path) -> None:
+        examined = examine(DATABASE_URL="postgresql://u:canary@127.0.0.1:1/d?canary=canary", JWT_KEYS_DIR=str(keys))
+
+        assert examined.of("database") == [("problem", "The check failed (TypeError). ")]
+        assert examined.of("schema") == [("skipped", "Not checked: see database. ")]
+        assert examined.of("keys")[0][0] == "ok"
+        assert "canary" not in examined.output
+
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            {"DATABASE_URL": "postgresql://u:canary@127.0.0.1:1/d"},
+            {"DATABASE_URL": "postgresql://u:canary@canary@127.0.0.1:port/d"},
+            {"DATABASE_URL": "postgresql://u@127.0.0.1:1/d?password=canary"},
+            {"DATABASE_URL": "mysql://u:canary@h/d"},
+            {"APP_ENV": "canary"},
+            {"SMTP_PASSWORD": "canary-of-another"},
+            {"SMTP_TLS": "implicit"},
+            {"SMTP_PORT": "canary"},
+        ],
+    )
+    @pytest.mark.parametrize("options", [(), ("--json",)])
+    @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+    async def test_no_secret_is_printed_whatever_is_broken(
+        self, production: dict[str, str], broken: dict[str, str], options: tuple[str, ...]
+    ) -> None:
+        result = await asyncio.to_thread(run, "doctor", *options, **production | broken)
+
+        assert result.exit_code == 1
+        assert "canary" not in result.output
+
+
+class TestSettings:
+    def test_each_that_does_not_work_is_a_problem_and_the_rest_is_not_checked(self) -> None:
+        examined = examine(APP_ENV="nowhere", AUTH_PASSWORD_MIN_LENGTH="two")
+
+        problems = examined.of("settings")
+        assert [status for status, _ in problems] == ["problem", "problem"]
+        assert problems[0][1].startswith("APP_ENV: ")
+        assert problems[1][1].startswith("AUTH_PASSWORD_MIN_LENGTH: ")
+        for check in ("database", "schema", "outbox", "keys", "smtp", "clock"):
+            assert examined.of(check) == [("skipped", "Not checked: the settings do not work. ")]
+        assert examined.exit_code == 1
+
+    def test_an_unsafe_production_is_a_problem(self) -> None:
+        examined = examine(APP_ENV="production", AUTH_AUTO_ACTIVATE="true")
+
+        assert "unset it in production" in examined.worst_of("settings")[1]
+        assert examined.exit_code == 1
+
+    def test_a_file_that_is_not_text_is_a_problem(self, tmp_path: Path) -> None:
+        (tmp_path / ".env").write_bytes(b"APP_ENV=\xff")
+
+        result = subprocess.run(
+            [sys.executable, "-m", "src", "doctor"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+        assert "problem  settings  .env cannot be read (UnicodeDecodeError)." in result.stdout
+        assert result.returncode == 1
+
+    @pytest.mark.parametrize("name", ["AUTH_RETURN_TOKEN_IN_RESPONSE", "AUTH_AUTO_ACTIVATE"])
+    def test_what_production_would_refuse_is_a_warning_in_development(self, name: str) -> None:
+        status, told = examine(APP_ENV="development", **{name: "true"}).worst_of("settings")
+
+        assert status == "warning"
+        assert name in told
+        assert "Production refuses" in told
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("SERVER_PUBLIC_URL", "http://accounts.example.com"), ("AUTH_BCRYPT_ROUNDS", "9")]
+    )
+    @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+    async def test_what_is_unwise_in_production_is_a_warning_there_alone(
+        self, production: dict[str, str], name: str, value: str
+    ) -> None:
+        there = await examine_async(**production | {name: value})
+        elsewhere = await examine_async(**production | {name: value, "APP_ENV": "development"})
+
+        status, told = there.worst_of("settings")
+        assert status == "warning"
+        assert name in told
+        assert [status for status, _ in elsewhere.of("settings")] == ["ok"]
+        assert there.exit_code == 0
+
+
+class TestDatabase:
+    def test_a_file_that_is_not_there_yet_is_a_warning_and_is_not_made(self, tmp_path: Path) -> None:
+        examined = examine(DATABASE_URL=f"sqlite:///{tmp_path}/new/users.db", JWT_KEYS_DIR=f"{tmp_path}/keys")
+
+        status, told = examined.worst_of("database")
+        assert status == "warning"
+        assert "users.db yet. The first start makes it." in told
+        assert examined.of("schema") == [("skipped", "Not checked: there is no database yet. ")]
+        assert examined.of("clock")[1:] == [("skipped", "Not checked: there is no database yet. ")]
+        assert examined.exit_code == 0
+        assert list(tmp_path.iterdir()) == []
+
+    def test_one_in_memory_is_a_problem(self) -> None:
+        examined = examine(DATABASE_URL="sqlite+aiosqlite:///:memory:")
+
+        assert examined.worst_of("database")[0] == "problem"
+        assert "Name a file" in examined.worst_of("database")[1]
+
+    @pytest.mark.parametrize(
+        "url", ["sqlite:////proc/users.db", "sqlite:////dev/null/users.db", "sqlite:////dev/null/new/users.db"]
+    )
+    def test_a_folder_that_cannot_be_written_is_a_problem(self, url: str) -> None:
+        examined = examine(DATABASE_URL=url)
+
+        status, told = examined.worst_of("database")
+        assert status == "problem"
+        assert "cannot be written" in told
+        assert examined.exit_code == 1
+
+    def test_a_folder_in_the_place_of_the_file_is_a_problem(self, tmp_path: Path) -> None:
+        status, told = examine(DATABASE_URL=f"sqlite:///{tmp_path}").worst_of("database")
+
+        assert status == "problem"
+        assert "cannot be written (Is a directory)" in told
+
+    def test_a_file_that_is_no_database_is_a_problem(self, tmp_path: Path) -> None:
+        path = shutil.copy(ROOT / "LICENSE", tmp_path)
+
+        status, told = examine(DATABASE_URL=f"sqlite:///{path}").worst_of("database")
+
+        assert status == "problem"
+        assert "file is not a database" in told
+        assert Path(path).read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+    def test_a_server_that_is_away_is_a_problem_and_what_needs_it_is_not_checked(self, keys: Path) -> None:
+        examined = examine(DATABASE_URL="postgresql://nobody@127.0.0.1:1/nothing", JWT_KEYS_DIR=str(keys))
+
+        status, told = examined.worst_of("database")
+        assert status == "problem"
+        assert "does not answer" in told
+        assert "Check DATABASE_URL" in told
+        for check in ("schema", "outbox"):
+            assert examined.of(check) == [("skipped", "Not checked: the database does not answer. ")]
+        assert examined.of("clock") == [
+            ("ok", "No key is from the future. "),
+            ("skipped", "Not checked: the database does not answer. "),
+        ]
+        assert examined.exit_code == 1
+
+    def test_a_server_without_that_database_is_a_problem(self, postgresql: Callable[[str], str]) -> None:
+        status, told = examine(DATABASE_URL=postgresql("nowhere")).worst_of("database")
+
+        assert status == "problem"
+        assert 'database "nowhere" does not exist' in told
+
+    @pytest.mark.slow
+    def test_a_server_that_hangs_is_given_up(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
+            status, told = examine(DATABASE_URL=f"postgresql://u@127.0.0.1:{port}/d").worst_of("database")
+
+        assert status == "problem"
+        assert "does not answer" in told
+
+    def test_a_url_that_cannot_be_read_is_a_problem(self) -> None:
+        status, told = examine(DATABASE_URL="postgresql://u:p@ss@h:port/d").worst_of("database")
+
+        assert status == "problem"
+        assert "percent-encode" in told
+
+
+class TestSchema:
+    @pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
+    async def test_a_server_without_tables_is_a_problem_and_is_left_so(self, empty_url: str) -> None:
+        for _ in range(2):
+            examined = await examine_async(DATABASE_URL=empty_url)
+
+            assert examined.of("database")[0][0] == "ok"
+            assert examined.of("schema") == [("problem", "There are no tables. Run `python -m src migrate`.")]
+            skipped = ("skipped", "Not checked: the tables are not those that are needed. ")
+            assert examined.of("outbox") == [skipped]
+            assert skipped in examined.of("clock")
+            assert examined.exit_code == 1
+
+    @pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
+    async def test_one_that_the_service_will_migrate_is_a_warning(self, empty_url: str) -> None:
+        examined = await examine_async(DATABASE_URL=empty_url, DATABASE_AUTO_MIGRATE="true")
+
+        expected = "There are no tables. The next start of the service migrates them."
+        assert examined.of("schema") == [("warning", expected)]
+
+    def test_a_file_without_tables_is_a_warning(self, tmp_path: Path) -> None:
+        (tmp_path / "users.db").touch()
+
+        examined = examine(DATABASE_URL=f"sqlite:///{tmp_path}/users.db")
+
+        expected = "There are no tables. The next start of the service migrates them."
+        assert examined.of("schema") == [("warning", expected)]
+
+    async def test_one_that_is_behind_tells_where_it_is_and_where_it_must_be(self, empty_url: str) -> None:
+        await migrate_at(empty_url)
+        async with writing(empty_url) as session:
+            await session.execute(text("UPDATE alembic_version SET version_num = :first"), {"first": FIRST_REVISION})
+
+        status, told = (await examine_async(DATABASE_URL=empty_url)).worst_of("schema")
+
+        assert status == ("warning" if empty_url.startswith("sqlite") else "problem")
+        assert told.startswith(f"The tables are those of {FIRST_REVISION}; this version needs {head()}.")
+
+    async def test_one_of_a_later_version_is_no_problem_and_is_looked_into(self, empty_url: str) -> None:
+        await migrate_at(empty_url)
+        async with writing(empty_url) as session:
+            await session.execute(text("UPDATE alembic_version SET version_num = 'of-later'"))
+
+        examined = await examine_async(DATABASE_URL=empty_url)
+
+        assert examined.worst_of("schema")[0] == "warning"
+        assert "a later version (of-later)" in examined.worst_of("schema")[1]
+        assert examined.of("outbox") == [("ok", "No mail is stuck. ")]
+
+
+class TestOutbox:
+    async def test_mail_that_is_stuck_is_a_warning(self, database: AsyncDatabaseManager, database_url: str) -> None:
+        await add(database, "dead@example.com", OutboxStatus.DEAD, 25)
+        await add(database, "dead-too@example.com", OutboxStatus.DEAD, 25)
+        await add(database, "waiting@example.com", OutboxStatus.QUEUED, 0)
+
+        status, told = (await examine_async(DATABASE_URL=database_url)).worst_of("outbox")
+
+        assert status == "warning"
+        assert "do not get out: 2." in told
+        assert "python -m src outbox list" in told
+
+
+class TestKeys:
+    def test_it_tells_which_sign_and_how_old_they_are(self, tmp_path: Path) -> None:
+        rotate_ago(tmp_path, 30 * DAY)
+        access, refresh = rotate_ago(tmp_path, 12 * DAY)
+
+        assert examine(JWT_KEYS_DIR=str(tmp_path)).of("keys") == [
+            ("ok", f"Access tokens are signed by {access}, 12 days old. "),
+            ("ok", f"Refresh tokens are signed by {refresh}, 12 days old. "),
+        ]
+
+    def test_one_that_will_sign_is_well(self, keys: Path) -> None:
+        new, _ = rotate(keys, "ES256")
+
+        status, told = examine(JWT_KEYS_DIR=str(keys)).of("keys")[0]
+
+        assert status == "ok"
+        assert f"12 days old; {new.id} from {new.signs_from:%Y-%m-%d %H:%M:%S} UTC on." in told
+
+    def test_one_whose_name_tells_no_age_is_well(self, keys: Path) -> None:
+        [path] = keys.glob("*.pem")
+        path.rename(keys / "mine.pem")
+
+        status, told = examine(JWT_KEYS_DIR=str(keys)).of("keys")[0]
+
+        assert status == "ok"
+        assert "whose name does not tell its age" in told
+
+    def test_none_is_a_warning_in_development_and_none_is_made(self, tmp_path: Path) -> None:
+        examined = examine(JWT_KEYS_DIR=f"{tmp_path}/keys")
+
+        status, told = examined.worst_of("keys")
+        assert status == "warning"
+        assert "The first start makes some for development." in told
+        assert list(tmp_path.iterdir()) == []
+
+    def test_none_where_none_can_be_made_is_a_problem(self) -> None:
+        examined = examine(JWT_KEYS_DIR="/proc/keys")
+
+        assert examined.worst_of("keys")[0] == "problem"
+        assert "must be writable" in examined.worst_of("keys")[1]
+
+    @pytest.mark.parametrize("kept", ["*.pem", "*.secret"])
+    @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+    async def test_too_few_are_a_problem_in_production(self, production: dict[str, str], keys: Path, kept: str) -> None:
+        for path in files_in(keys):
+            if not path.match(kept):
+                path.unlink()
+
+        examined = await examine_async(**production)
+
+        assert examined.worst_of("keys")[0] == "problem"
+        assert "python -m src keys rotate" in examined.worst_of("keys")[1]
+        assert examined.exit_code == 1
+
+    def test_one_of_another_algorithm_does_not_sign(self, keys: Path) -> None:
+        status, told = examine(JWT_KEYS_DIR=str(keys), JWT_ALGORITHM="EdDSA").worst_of("keys")
+
+        assert status == "warning"
+        assert "There is no EdDSA key" in told
+
+    @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+    async def test_generated_ones_are_a_problem_in_production_alone(
+        self, production: dict[str, str], tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "generated"
+        KeyRing(folder, "ES256", may_generate=True).access_signer()
+
+        there = await examine_async(**production | {"JWT_KEYS_DIR": str(folder)})
+        elsewhere = await examine_async(**production | {"JWT_KEYS_DIR": str(folder), "APP_ENV": "development"})
+
+        problems = [told for status, told in there.of("keys") if status == "problem"]
+        assert [told.split(" ")[0] for told in problems] == [
+            str(folder / "development-es256.pem"),
+            str(folder / "development.secret"),
+        ]
+        assert {status for status, _ in elsewhere.of("keys")} == {"ok"}
+        assert there.exit_code == 1
+
+    @pytest.mark.parametrize(("mode", "status", "who"), [(0o604, "problem", "Everyone"), (0o640, "warning", "A group")])
+    @pytest.mark.parametrize("pattern", ["*.pem", "*.secret"])
+    def test_a_file_that_others_may_open_is_told(
+        self, keys: Path, mode: int, status: str, who: str, pattern: str
+    ) -> None:
+        [path] = keys.glob(pattern)
+        path.chmod(mode)
+
+        found = examine(JWT_KEYS_DIR=str(keys)).worst_of("keys")
+
+        assert found == (status, f"{who} on this machine may open {path}. chmod 600 {path}")
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+
+    @pytest.mark.parametrize("name", ["broken.pem", "broken-20269999T999999Z.secret"])
+    def test_a_file_that_is_no_key_is_a_problem_and_the_clock_is_not_compared_with_it(
+        self, keys: Path, name: str
+    ) -> None:
+        (keys / name).write_text("not a key, and long enough to be a secret")
+
+        examined = examine(JWT_KEYS_DIR=str(keys))
+
+        status, told = examined.worst_of("keys")
+        assert status == "problem"
+        assert "They cannot be read" in told
+        assert examined.of("clock")[0] == ("skipped", "Not checked: the keys cannot be read. ")
+
+
+class TestSmtp:
+    def test_none_is_a_warning_in_development(self) -> None:
+        status, told = examine().worst_of("smtp")
+
+        assert status == "warning"
+        assert "Set SMTP_HOST and SMTP_FROM." in told
+
+    @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+    async def test_none_is_a_problem_in_production(self, production: dict[str, str]) -> None:
+        examined = await examine_async(**production | {"SMTP_HOST": ""})
+
+        assert examined.worst_of("smtp")[0] == "problem"
+        assert examined.exit_code == 1
+
+    def test_a_server_that_takes_the_log_in_is_well_and_gets_no_mail(
+        self, mail_settings: tuple[MailServer, dict[str, str]]
+    ) -> None:
+        server, environment = mail_settings
+
+        [(status, told)] = examine(**environment).of("smtp")
+
+        assert status == "ok"
+        assert "would take mail after the log-in (SMTP_TLS=starttls)" in told
+        assert (server.tried > 0, server.mails) == (True, [])
+
+    def test_one_without_log_in_is_well(self) -> None:
+        with MailServer() as server:
+            [(status, told)] = examine(**plain(server)).of("smtp")
+
+        assert status == "ok"
+        assert "without a log-in (SMTP_TLS=none)" in told
+
+    def test_a_sender_in_any_script_is_well(self) -> None:
+        with MailServer() as server:
+            examined = examine(**plain(server) | {"SMTP_FROM": "josé@example.com"})
+
+        assert examined.of("smtp")[0][0] == "ok"
+
+    def test_a_wrong_password_is_a_problem(self, mail_settings: tuple[MailServer, dict[str, str]]) -> None:
+        _, environment = mail_settings
+
+        examined = examine(**environment | {"SMTP_PASSWORD": "guess"})
+
+        status, told = examined.worst_of("smtp")
+        assert status == "problem"
+        assert "refuses the log-in (535). Check SMTP_USERNAME and SMTP_PASSWORD." in told
+        assert examined.exit_code == 1
+
+    def test_no_log_in_where_one_is_wanted_is_a_problem(self, mail_settings: tuple[MailServer, dict[str, str]]) -> None:
+        _, environment = mail_settings
+
+        status, told = examine(**environment | {"SMTP_USERNAME": ""}).worst_of("smtp")
+
+        assert status == "problem"
+        assert "wants a log-in" in told
+
+    def test_a_sender_that_the_server_does_not_know_is_a_problem(self) -> None:
+        with MailServer() as server:
+            server.becomes("knows nobody")
+            status, told = examine(**plain(server)).worst_of("smtp")
+
+        assert status == "problem"
+        assert "refuses the sender (550). Check SMTP_FROM" in told
+
+    def test_a_port_on_which_nobody_listens_is_a_problem(self) -> None:
+        status, told = examine(**plain(MailServer())).worst_of("smtp")
+
+        assert status == "problem"
+        assert "refuses connections" in told
+
+    def test_a_name_that_nobody_has_is_a_problem(self) -> None:
+        examined = examine(**plain(MailServer()) | {"SMTP_HOST": "mail.invalid"})
+
+        status, told = examined.worst_of("smtp")
+        assert status == "problem"
+        assert "has a name that cannot be resolved" in told
+
+    @pytest.mark.slow
+    def test_a_server_that_hangs_is_given_up(self) -> None:
+        with MailServer() as server:
+            server.becomes("hangs")
+            status, told = examine(**plain(server)).worst_of("smtp")
+
+        assert status == "problem"
+        assert "did not answer within 10 seconds" in told
+
+    def test_a_server_that_hangs_up_is_a_problem(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            environment = plain(MailServer()) | {"SMTP_PORT": str(listener.getsockname()[1])}
+            with hanging_up(listener):
+                status, told = examine(**environment).worst_of("smtp")
+
+        assert status == "problem"
+        assert "cannot be used" in told
+
+    @pytest.mark.parametrize("tls", ["starttls", "implicit"])
+    def test_a_certificate_that_nobody_vouches_for_is_a_problem(self, tmp_path: Path, tls: str) -> None:
+        certificate = make_certificate(tmp_path)
+        with MailServer(tls=tls_of(certificate), is_implicit=tls == "implicit") as server:
+            status, told = examine(**plain(server) | {"SMTP_TLS": tls}).worst_of("smtp")
+
+        assert status == "problem"
+        assert "offers no TLS that can be trusted" in told
+        assert "self-signed certificate" in told
+
+    @pytest.mark.parametrize(
+        ("tls", "why"), [("starttls", "STARTTLS extension not supported"), ("implicit", "offers no TLS")]
+    )
+    def test_a_server_without_tls_is_a_problem_where_tls_is_set(self, tls: str, why: str) -> None:
+        with MailServer() as server:
+            status, told = examine(**plain(server) | {"SMTP_TLS": tls}).worst_of("smtp")
+
+        assert status == "problem"
+        assert why in told
+        assert "SMTP_TLS" in told
+
+
+async def set_clock(url: str, ahead: timedelta) -> None:
+    """Sessions of the database find our clock before the server's own."""
+    async with writing(url) as session:
+        for statement in (
+            "CREATE SCHEMA wrong",
+            "CREATE FUNCTION wrong.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS "
+            f"$$ SELECT pg_catalog.clock_timestamp() + interval '{ahead.total_seconds()} seconds' $$",
+            "ALTER DATABASE empty SET search_path = wrong, public, pg_catalog",
+        ):
+            await session.execute(text(statement))
+
+
+class TestClock:
+    @pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
+    @pytest.mark.parametrize(
+        ("seconds", "status"),
+        [(2, "ok"), (-2, "ok"), (20, "warning"), (-20, "warning"), (90, "problem"), (-90, "problem")],
+    )
+    async def test_a_database_whose_clock_goes_otherwise_is_told(
+        self, empty_url: str, seconds: int, status: str
+    ) -> None:
+        await set_clock(empty_url, timedelta(seconds=seconds))
+
+        examined = await examine_async(DATABASE_URL=empty_url)
+
+        [(found, told)] = [clock for clock in examined.of("clock") if "apart" in clock[1]]
+        assert found == status
+        assert f"and the database's are {abs(seconds)}." in told
+        assert ("NTP" in told) == (status != "ok")
+
+    async def test_a_database_whose_clock_is_right_is_well(self, database_url: str) -> None:
+        told = (await examine_async(DATABASE_URL=database_url)).of("clock")
+
+        of_database = (
+            []
+            if database_url.startswith("sqlite")
+            else [("ok", "This machine's clock and the database's are 0.0 seconds apart. ")]
+        )
+        assert told == [("ok", "No key is from the future. "), *of_database, ("ok", "No user is from the future. ")]
+
+    @pytest.mark.parametrize("which", [0, 1])
+    def test_a_key_from_the_future_is_a_warning(self, keys: Path, which: int) -> None:
+        new = rotate(keys, "ES256")[which].path
+        future = new.rename(new.with_name(new.name.replace(f"{utc_now():%Y}", "2999")))
+
+        status, told = examine(JWT_KEYS_DIR=str(keys)).of("clock")[0]
+
+        assert status == "warning"
+        assert f"{future.name} is from the future" in told
+
+    def test_a_key_of_this_moment_is_well(self, keys: Path) -> None:
+        rotate(keys, "ES256")
+
+        assert examine(JWT_KEYS_DIR=str(keys)).of("clock")[0] == ("ok", "No key is from the future. ")
+
+    @pytest.mark.parametrize(("ahead", "status"), [(0, "ok"), (60, "warning")])
+    async def test_a_user_from_the_future_is_a_warning(self, database_url: str, ahead: int, status: str) -> None:
+        made_at = utc_now() + timedelta(seconds=ahead)
+        async with writing(database_url) as session:
+            session.add(UserModel(email="old@example.com", hashed_password="-", created_at=utc_now() - DAY))
+            await session.flush()
+            session.add(UserModel(email="ana@example.com", hashed_password="-", created_at=made_at))
+
+        found, told = (await examine_async(DATABASE_URL=database_url)).of("clock")[-1]
+
+        assert found == status
+        assert (f"{made_at:%Y-%m-%d %H:%M:%S} UTC" in told) == bool(ahead)
