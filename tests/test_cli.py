@@ -101,7 +101,7 @@ async def test_purge_deletes_what_has_ended_and_nothing_else(database: AsyncData
 
     result = await asyncio.to_thread(run, "purge", DATABASE_URL=database_url)
 
-    assert result.output == "Deleted 1 tokens, 1 sessions, 1 sign-ups, 0 mails.\n"
+    assert result.output == "Deleted 1 tokens, 1 sessions, 1 sign-ups, 0 mails, 0 events.\n"
     async with database.session() as session:
         assert set(await session.scalars(select(UserModel.id))) == {owner.id, waiting.id}
         assert list(await session.scalars(select(SessionModel.id))) == [live[0].id]
@@ -111,7 +111,7 @@ async def test_purge_deletes_what_has_ended_and_nothing_else(database: AsyncData
 async def test_purge_counts_in_json_for_programs(database_url: str) -> None:
     result = await asyncio.to_thread(run, "purge", "--json", DATABASE_URL=database_url)
 
-    assert json.loads(result.stdout) == {"tokens": 0, "sessions": 0, "sign_ups": 0, "mails": 0}
+    assert json.loads(result.stdout) == {"tokens": 0, "sessions": 0, "sign_ups": 0, "mails": 0, "events": 0}
 
 
 @pytest.mark.parametrize("command", [("migrate",), ("purge",), ("outbox", "list"), ("outbox", "retry")])
