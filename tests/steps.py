@@ -1,7 +1,8 @@
 """Steps that many tests take before the one that they are about."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -11,10 +12,13 @@ from httpx import Response
 from sqlalchemy import or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from src.core.passwords import HashPool
+from src.core.callers import Scope
+from src.core.passwords import HashPool, PasswordHasher
 from src.db import AsyncDatabaseManager, BaseModel
 from src.db.base import utc_now
 from src.db.models import AuditEventModel, UserTokenModel
+from src.services import AccountService, Audit, ClientService
+from src.services.clients import ClientSecret
 from tests.conftest import Service
 
 Result = TypeVar("Result")
@@ -144,6 +148,54 @@ async def refresh(service: Service, refresh_token: str) -> Response:
 
 async def me(service: Service, who: LoggedIn) -> Response:
     return await service.client.get("/auth/me", headers=who.bearer)
+
+
+async def create_admin(service: Service, email: str = "admin@example.com") -> LoggedIn:
+    """An active administrator, made as the command line does it, and logged in."""
+    async with service.database.session() as session:
+        state = service.app.state
+        accounts = AccountService(
+            session,
+            settings=state.settings,
+            passwords=PasswordHasher(state.hash_pool, state.settings.auth_bcrypt_rounds),
+            outbox=None,
+            audit=_operators_audit(service, session),
+        )
+        await accounts.create_admin(email=email, password=PASSWORD)
+    return await log_in(service, email)
+
+
+@asynccontextmanager
+async def clients_of(service: Service) -> AsyncGenerator[ClientService, None]:
+    """What the command line does about other services: `async with clients_of(service) as clients`."""
+    async with service.database.session() as session:
+        yield ClientService(session, signer=service.app.state.signer, audit=_operators_audit(service, session))
+
+
+def _operators_audit(service: Service, session: AsyncSession) -> Audit:
+    return Audit(session, origin=None, fingerprint=service.app.state.signer.fingerprint)
+
+
+async def create_client(service: Service, *scopes: str, name: str = "reports") -> ClientSecret:
+    """Introduce another service: `await create_client(service, "users:read")`."""
+    async with clients_of(service) as clients:
+        return await clients.create(name=name, scopes=[Scope(scope) for scope in scopes])
+
+
+async def post_client_credentials(service: Service, client: ClientSecret, **form: str) -> Response:
+    credentials = {"client_id": str(client.client_id), "client_secret": client.client_secret}
+    return await service.client.post("/auth/token", data={"grant_type": "client_credentials"} | credentials | form)
+
+
+async def service_token(service: Service, client: ClientSecret) -> str:
+    """An access token for all the scopes of another service."""
+    response = await post_client_credentials(service, client)
+    assert response.status_code == 200, response.text
+    return str(response.json()["access_token"])
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
 
 
 async def start_waiting(pool: CountingPool, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
