@@ -49,6 +49,9 @@ async def log_in(body: LogInRequest, sessions: SessionsDep, client: ClientDep) -
 
 @router.post(
     "/token",
+    openapi_extra={
+        "security": [{}]
+    },  # HTTP Basic is one of three ways: the framework would document it as the only one
     responses=document(
         PayloadTooLargeException,
         ValidationException,

@@ -1,0 +1,80 @@
+"""Beginning an account, changing it, leaving."""
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import (
+    BaseModel,
+    Field,
+)
+
+from src.api.schemas.fields import EXAMPLE_ID, EXAMPLE_TOKEN, Body, Email, Name, Password, Token
+
+
+class SignUpRequest(Body):
+    email: Email
+    password: Password
+    name: Name | None = None
+
+
+class SignUpResponse(BaseModel):
+    user_id: Annotated[UUID, Field(examples=[EXAMPLE_ID])]
+    activation_required: Annotated[bool, Field(description="Whether the link must be followed before a log-in works.")]
+    activation_url: Annotated[
+        str | None,
+        Field(
+            description="The link to follow; null when it was mailed, or when none is needed.",
+            examples=[f"http://localhost:8000/activate?token={EXAMPLE_TOKEN}"],
+        ),
+    ]
+
+
+class TokenRequest(Body):
+    token: Token
+
+
+class ActivationResponse(BaseModel):
+    user_id: Annotated[UUID, Field(examples=[EXAMPLE_ID])]
+    is_active: Annotated[bool, Field(examples=[True])]
+
+
+class AcceptInvitationRequest(Body):
+    token: Token
+    password: Password
+
+
+class EmailRequest(Body):
+    email: Email
+
+
+class Accepted(BaseModel):
+    detail: str
+
+
+class PasswordResetAccepted(Accepted):
+    reset_url: Annotated[str | None, Field(description="Null, unless links are in the answers by explicit setting.")]
+
+
+class EmailChangeAccepted(Accepted):
+    email_change_url: Annotated[
+        str | None, Field(description="Null, unless links are in the answers by explicit setting.")
+    ]
+
+
+class PasswordChangeRequest(Body):
+    current_password: Password
+    new_password: Password
+
+
+class PasswordResetRequest(Body):
+    token: Token
+    new_password: Password
+
+
+class EmailChangeRequest(Body):
+    new_email: Email
+    current_password: Password
+
+
+class DeleteAccountRequest(Body):
+    current_password: Password

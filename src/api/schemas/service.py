@@ -1,0 +1,46 @@
+"""What the service says of itself, and of what went wrong."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    Field,
+)
+
+
+class JsonWebKeySet(BaseModel):
+    keys: list[dict[str, str]]
+
+
+class AuthorizationServer(BaseModel):
+    """RFC 8414, section 2."""
+
+    issuer: str
+    token_endpoint: str
+    jwks_uri: str
+    service_documentation: str
+    response_types_supported: list[str]
+    grant_types_supported: list[str]
+    token_endpoint_auth_methods_supported: list[str]
+    scopes_supported: list[str]
+
+
+class Health(BaseModel):
+    status: Annotated[Literal["ok"], Field(examples=["ok"])] = "ok"
+
+
+class Readiness(Health):
+    mail: Annotated[
+        Literal["ok", "stuck"],
+        Field(description="Whether mail waits for minutes, or could not be sent: see `python -m src outbox list`."),
+    ]
+
+
+class Problem(BaseModel):
+    """Every error, of every kind, looks like this."""
+
+    detail: Annotated[str, Field(description="A sentence for a person: what is wrong, and what to do.")]
+    code: Annotated[str, Field(description="A stable name for programs.")]
+    details: Annotated[
+        dict[str, Any], Field(description="More for programs; a 422 lists `fields` as `{field, reason}`.")
+    ]
