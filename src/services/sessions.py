@@ -106,7 +106,7 @@ class SessionService:
         """End the caller's session; one that has ended stays ended."""
         async with self._audit.act(EventKind.LOG_OUT, by=caller, user_id=caller.user_id) as act:
             await begin_writing(self._session)
-            await self._users.lock_user(caller.user_id)
+            await self._users.lock_users(caller.user_id)
             await self._sessions.revoke(caller.session_id)
             await self._audit.succeeded(act)
             await self._session.commit()
@@ -119,7 +119,7 @@ class SessionService:
             session = await self._sessions.find_live(claims.session_id)
             if session:  # else it has ended already
                 act.is_by(session.user_id)
-                await self._users.lock_user(session.user_id)
+                await self._users.lock_users(session.user_id)
                 await self._sessions.revoke(session.id)
             await self._audit.succeeded(act)
             await self._session.commit()
@@ -132,7 +132,7 @@ class SessionService:
         """End one of the caller's sessions. Raises `SessionNotFoundError` if they have no such live session."""
         async with self._audit.act(EventKind.SESSION_REVOCATION, by=caller, user_id=caller.user_id) as act:
             await begin_writing(self._session)
-            await self._users.lock_user(caller.user_id)
+            await self._users.lock_users(caller.user_id)
             if not await self._sessions.revoke(session_id, user_id=caller.user_id):
                 raise SessionNotFoundError
             await self._audit.succeeded(act)
@@ -142,7 +142,7 @@ class SessionService:
         """End every session of the caller but the one that asks."""
         async with self._audit.act(EventKind.SESSION_REVOCATION, by=caller, user_id=caller.user_id) as act:
             await begin_writing(self._session)
-            await self._users.lock_user(caller.user_id)
+            await self._users.lock_users(caller.user_id)
             await self._sessions.revoke_all(caller.user_id, except_id=caller.session_id)
             await self._audit.succeeded(act)
             await self._session.commit()
@@ -169,7 +169,7 @@ class SessionService:
         is_previous = session.generation == claims.generation + 1
         if is_previous and utc_now() < session.last_used_at + grace:
             return self._pair(session.user_id, session.id, session.generation, self._end(session))
-        await self._users.lock_user(session.user_id)
+        await self._users.lock_users(session.user_id)
         await self._sessions.revoke(session.id)
         replay = self._audit.describe(EventKind.REFRESH_REPLAY, user_id=session.user_id)
         await self._audit.failed(replay, InvalidRefreshTokenError.code)

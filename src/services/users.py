@@ -181,9 +181,9 @@ class UserService:
         lock_admins: bool = False,
         if_match: Collection[str] | None = None,
     ) -> UserModel:
-        """Open the transaction, lock the user, and look again at what the caller is."""
+        """Open the transaction, lock the user and the caller, and look again at what the caller is."""
         await begin_writing(self._session)
-        await self._users.lock_user(user_id, and_admins=lock_admins)
+        await self._users.lock_users(user_id, _id_of(caller), and_admins=lock_admins)
         await self._claim(caller)
         user = await self._users.get_by_id(user_id)
         if user.is_admin and isinstance(caller, ServiceClient):

@@ -62,8 +62,10 @@ class AuditEventRepository(BaseRepository[AuditEventModel]):
         return bool(await self._session.scalar(select(func.has_table_privilege("audit_events", "DELETE"))))
 
     async def delete_older(self, than: datetime) -> int:
-        """How many they were."""
-        statement = delete(AuditEventModel).where(AuditEventModel.created_at < than).returning(AuditEventModel.id)
+        """How many they were. Events of somebody who is being deleted at this moment are left for the next time:
+        waiting for them could become a circle."""
+        old = select(AuditEventModel.id).where(AuditEventModel.created_at < than).with_for_update(skip_locked=True)
+        statement = delete(AuditEventModel).where(AuditEventModel.id.in_(old)).returning(AuditEventModel.id)
         return len((await self._session.scalars(statement)).all())
 
 

@@ -88,9 +88,9 @@ class UserRepository(BaseRepository[UserModel]):
         writer at a time.)"""
         await self._lock(UserModel.email == email, UserModel.id == and_user, and_admins=and_admins)
 
-    async def lock_user(self, user_id: UUID, *, and_admins: bool = False) -> None:
-        """Lock a user (and the active administrators), as `lock_address` does."""
-        await self._lock(UserModel.id == user_id, and_admins=and_admins)
+    async def lock_users(self, *user_ids: UUID | None, and_admins: bool = False) -> None:
+        """Lock these (and the active administrators), as `lock_address` does."""
+        await self._lock(UserModel.id.in_([id_ for id_ in user_ids if id_]), and_admins=and_admins)
 
     async def has_other_admin(self, user_id: UUID) -> bool:
         """Whether somebody else is an active administrator. It stays true only while their rows are locked: two who
