@@ -23,6 +23,7 @@ from src.core.exceptions import (
     UnsupportedMediaTypeException,
     ValidationException,
 )
+from src.core.fields import reason_of
 from src.db.database import is_database_away
 
 log = logging.getLogger(__name__)
@@ -32,22 +33,6 @@ _EXAMPLES: Mapping[type[AppException], Any] = {
     AppException: {"request_id": "5f0c7f6a1d0b4b7f9a53c1c5d7a0e1aa"},
 }
 _BY_STATUS = {family.status_code: family for family in AppException.__subclasses__()}
-
-# Our own words for pydantic's errors: its sentences quote parts of the input, which may be a password.
-_REASONS = {
-    "missing": "is required",
-    "extra_forbidden": "is not a known field",
-    "string_type": "must be a string",
-    "string_too_short": "must have at least {min_length} characters",
-    "string_too_long": "must have at most {max_length} characters",
-    "too_short": "must have at least {min_length} characters",
-    "too_long": "must have at most {max_length} characters",
-    "string_unicode": "contains characters that UTF-8 cannot encode",
-    "uuid_parsing": "is not a UUID",
-    "json_invalid": "is not valid JSON",
-    "model_attributes_type": "must be a JSON object",
-    "value_error": "{error}",  # raised by our own validators, whose texts repeat nothing
-}
 
 
 def install(app: FastAPI) -> None:
@@ -97,7 +82,7 @@ async def _refuse_input(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - see _refuse
     if _is_wrong_media_type(request, error):
         return await _refuse(request, UnsupportedMediaTypeException())
-    fields = [{"field": _field(e["loc"]), "reason": _reason(e)} for e in error.errors()]
+    fields = [{"field": _field(e["loc"]), "reason": reason_of(e)} for e in error.errors()]
     return await _refuse(request, ValidationException(details={"fields": fields}))
 
 
@@ -112,10 +97,6 @@ def _field(location: Sequence[str | int]) -> str:
     if parts[0] != "body" or len(parts) == 1:
         return ".".join(parts)
     return ".".join(part for part in parts[1:] if part.isidentifier() and len(part) <= 40) or "body"
-
-
-def _reason(error: Mapping[str, Any]) -> str:
-    return _REASONS.get(error["type"], "is not valid").format_map(error.get("ctx", {}))
 
 
 async def _refuse_by_framework(request: Request, error: Exception) -> Response:

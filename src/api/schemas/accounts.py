@@ -8,7 +8,8 @@ from pydantic import (
     Field,
 )
 
-from src.api.schemas.fields import EXAMPLE_ID, EXAMPLE_TOKEN, Body, Email, Name, Password, Token
+from src.api.schemas.fields import EXAMPLE_ID, EXAMPLE_TOKEN, Body, Token
+from src.core.fields import Email, Name, Password
 
 
 class SignUpRequest(Body):

@@ -1,65 +1,22 @@
 """The values that many schemas have, and what they must look like."""
 
 import base64
-import unicodedata
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    StringConstraints,
-    WithJsonSchema,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema
 
-from src.core.addresses import normalize_email
-from src.core.passwords import PASSWORD_MAX_LENGTH
+from src.core.fields import encodable
 
 EXAMPLE_ID = "01936f2e-5b1c-7d3a-9f10-2b6a1c0d4e5f"
 EXAMPLE_JWT = "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9.eyJzdWIiOiIuLi4ifQ.c2lnbmF0dXJl"
 EXAMPLE_TOKEN = "kZ3v0c1Yw8Qm5rT7uX2bN6dF4hJ9sL0aE1gP3iR5oUc"
 
 
-def _printable(text: str) -> str:
-    # PostgreSQL refuses NUL; escape sequences would act on an administrator's terminal.
-    if any(unicodedata.category(character) == "Cc" for character in text):
-        raise ValueError("must not contain control characters")
-    return text
-
-
-def _encodable(secret: SecretStr) -> SecretStr:
-    # JSON can spell half of a surrogate pair, which no encoding can write. For `str` pydantic looks by itself.
-    try:
-        secret.get_secret_value().encode()
-    except UnicodeEncodeError:
-        raise ValueError("contains characters that UTF-8 cannot encode") from None
-    return secret
-
-
-Email = Annotated[
-    str,
-    Field(max_length=320, examples=["ana@example.com"], json_schema_extra={"format": "email"}),
-    AfterValidator(normalize_email),
-]
-Name = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
-    AfterValidator(_printable),
-    Field(examples=["Ana"]),
-]
-# Any text that UTF-8 can hold, spaces and control characters included: it is never shown, only hashed.
-Password = Annotated[
-    SecretStr, AfterValidator(_encodable), Field(max_length=PASSWORD_MAX_LENGTH, examples=["correct-horse-battery"])
-]
 JsonWebToken = Annotated[
-    SecretStr, AfterValidator(_encodable), Field(min_length=1, max_length=4096, examples=[EXAMPLE_JWT])
+    SecretStr, AfterValidator(encodable), Field(min_length=1, max_length=4096, examples=[EXAMPLE_JWT])
 ]
-Token = Annotated[SecretStr, AfterValidator(_encodable), Field(min_length=1, max_length=512, examples=[EXAMPLE_TOKEN])]
-SearchText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+Token = Annotated[SecretStr, AfterValidator(encodable), Field(min_length=1, max_length=512, examples=[EXAMPLE_TOKEN])]
 Limit = Annotated[int, Field(ge=1, le=100)]
 
 

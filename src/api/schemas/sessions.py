@@ -12,8 +12,9 @@ from pydantic import (
     Field,
 )
 
-from src.api.schemas.fields import EXAMPLE_ID, EXAMPLE_JWT, EXAMPLE_TOKEN, Body, Email, JsonWebToken, Password, Token
+from src.api.schemas.fields import EXAMPLE_ID, EXAMPLE_JWT, EXAMPLE_TOKEN, Body, JsonWebToken, Token
 from src.core.exceptions import InvalidClientError, ValidationException
+from src.core.fields import Email, Password
 from src.db.models import SessionModel
 from src.services.clients import ServiceToken
 from src.services.sessions import TokenPair

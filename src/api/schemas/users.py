@@ -10,7 +10,8 @@ from pydantic import (
     Field,
 )
 
-from src.api.schemas.fields import EXAMPLE_ID, EXAMPLE_TOKEN, Body, Email, Name, NextCursor, Query, SearchText
+from src.api.schemas.fields import EXAMPLE_ID, EXAMPLE_TOKEN, Body, NextCursor, Query
+from src.core.fields import Email, Name, SearchText
 from src.db.repositories import Order
 from src.services.users import UserChanges
 
