@@ -13,10 +13,10 @@ from sqlalchemy import or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from src.core.callers import Scope
-from src.core.passwords import HashPool, PasswordHasher
+from src.core.passwords import UNUSABLE_PASSWORD, HashPool, PasswordHasher
 from src.db import AsyncDatabaseManager, BaseModel
 from src.db.base import utc_now
-from src.db.models import AuditEventModel, UserTokenModel
+from src.db.models import AuditEventModel, UserModel, UserTokenModel
 from src.services import AccountService, Audit, ClientService
 from src.services.clients import ClientSecret
 from tests.conftest import Service
@@ -48,6 +48,15 @@ async def create_account(service: Service, email: str = "ana@example.com", **bod
     response = await activate(service, token)
     assert response.status_code == 200, response.text
     return str(answer["user_id"])
+
+
+async def add_users(database: AsyncDatabaseManager, *people: dict[str, Any]) -> list[str]:
+    """Insert accounts that nobody can log in to, where the values do not say otherwise; their ids."""
+    users = [UserModel(**({"hashed_password": UNUSABLE_PASSWORD} | each)) for each in people]
+    async with database.session() as session:
+        session.add_all(users)
+        await session.commit()
+    return [str(user.id) for user in users]
 
 
 async def rows_about_people(session: AsyncSession) -> list[Any]:
@@ -142,6 +151,12 @@ async def log_in(service: Service, email: str = "ana@example.com", password: str
     return read_tokens(await post_log_in(service, email, password))
 
 
+def refusal(response: Response) -> tuple[int, str, list[str]]:
+    """The status, the code, and the fields that are named."""
+    body = response.json()
+    return response.status_code, body["code"], [field["field"] for field in body["details"].get("fields", [])]
+
+
 async def refresh(service: Service, refresh_token: str) -> Response:
     return await service.client.post("/auth/refresh", json={"refresh_token": refresh_token})
 
@@ -150,17 +165,19 @@ async def me(service: Service, who: LoggedIn) -> Response:
     return await service.client.get("/auth/me", headers=who.bearer)
 
 
+@asynccontextmanager
+async def accounts_of(service: Service) -> AsyncGenerator[AccountService, None]:
+    """What the command line does about accounts: `async with accounts_of(service) as accounts`."""
+    state = service.app.state
+    passwords = PasswordHasher(state.hash_pool, state.settings.auth_bcrypt_rounds)
+    async with service.database.session() as session:
+        audit = _operators_audit(service, session)
+        yield AccountService(session, settings=state.settings, passwords=passwords, outbox=None, audit=audit)
+
+
 async def create_admin(service: Service, email: str = "admin@example.com") -> LoggedIn:
     """An active administrator, made as the command line does it, and logged in."""
-    async with service.database.session() as session:
-        state = service.app.state
-        accounts = AccountService(
-            session,
-            settings=state.settings,
-            passwords=PasswordHasher(state.hash_pool, state.settings.auth_bcrypt_rounds),
-            outbox=None,
-            audit=_operators_audit(service, session),
-        )
+    async with accounts_of(service) as accounts:
         await accounts.create_admin(email=email, password=PASSWORD)
     return await log_in(service, email)
 

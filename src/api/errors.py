@@ -93,10 +93,10 @@ def _is_wrong_media_type(request: Request, error: RequestValidationError) -> boo
 
 def _field(location: Sequence[str | int]) -> str:
     """`password`, `query.limit`, `path.user_id`, or `body` for the whole of it."""
-    parts = [str(part) for part in location]
-    if parts[0] != "body" or len(parts) == 1:
-        return ".".join(parts)
-    return ".".join(part for part in parts[1:] if part.isidentifier() and len(part) <= 40) or "body"
+    place, *parts = (str(part) for part in location)
+    # A name that we do not know is input, too.
+    named = [part for part in parts if part.replace("-", "_").isidentifier() and len(part) <= 40]
+    return ".".join(named if place == "body" and named else [place, *named])
 
 
 async def _refuse_by_framework(request: Request, error: Exception) -> Response:
