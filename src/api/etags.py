@@ -21,7 +21,7 @@ def get_versions(
     if if_match is None or if_match.strip() == "*":
         return None
     tags = (tag.strip() for tag in if_match.split(","))
-    return {tag.strip('"') for tag in tags if tag.startswith('"')}
+    return {tag[1:-1] for tag in tags if tag == f'"{tag[1:-1]}"'}
 
 
 IfMatch = Annotated[Collection[str] | None, Depends(get_versions)]
