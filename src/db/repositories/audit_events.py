@@ -79,13 +79,16 @@ def _if_there(user_id: UUID | None) -> ScalarSelect[UUID]:
 
 def _matches(which: EventFilter) -> Sequence[ColumnElement[bool]]:
     event = AuditEventModel
-    conditions = {
-        event.user_id == which.user_id: which.user_id,
-        event.actor_id == which.actor_id: which.actor_id,
-        event.client_id == which.client_id: which.client_id,
-        event.kind == which.kind: which.kind,
-        event.outcome == which.outcome: which.outcome,
-        event.created_at >= which.since: which.since,
-        event.created_at < which.until: which.until,
+    exact = {
+        event.user_id: which.user_id,
+        event.actor_id: which.actor_id,
+        event.client_id: which.client_id,
+        event.kind: which.kind,
+        event.outcome: which.outcome,
     }
-    return [condition for condition, value in conditions.items() if value is not None]
+    conditions = [column == value for column, value in exact.items() if value is not None]
+    if which.since is not None:
+        conditions.append(event.created_at >= which.since)
+    if which.until is not None:
+        conditions.append(event.created_at < which.until)
+    return conditions
