@@ -86,9 +86,9 @@ class UserService:
         """
         async with self._audit.act(EventKind.INVITATION, by=caller) as act:
             act.changes = "is_admin=true" if is_admin else None
+            require(caller, Scope.USERS_WRITE)
             if is_admin and isinstance(caller, ServiceClient):
                 raise FieldsForbiddenError.for_fields(["is_admin"], "only an administrator may set this")
-            require(caller, Scope.USERS_WRITE)
             await begin_writing(self._session)
             await self._users.lock_address(email, and_user=_id_of(caller))
             await self._claim(caller)
@@ -259,14 +259,14 @@ def _id_of(caller: Caller) -> UUID | None:
 
 
 def _require_fields(caller: Caller, user_id: UUID, changes: UserChanges) -> None:
-    if isinstance(caller, ServiceClient) and "is_admin" in changes:
-        raise FieldsForbiddenError.for_fields(["is_admin"], "only an administrator may change this")
     is_owner = isinstance(caller, Principal) and caller.user_id == user_id
     forbidden = changes.keys() - _OWNERS_FIELDS
     if is_owner and forbidden and not may(caller, Scope.USERS_WRITE):
         raise FieldsForbiddenError.for_fields(forbidden, "only an administrator may change this")
     if not is_owner:
         require(caller, Scope.USERS_WRITE)
+    if isinstance(caller, ServiceClient) and "is_admin" in changes:
+        raise FieldsForbiddenError.for_fields(["is_admin"], "only an administrator may change this")
 
 
 def _describe(changes: UserChanges) -> str | None:
