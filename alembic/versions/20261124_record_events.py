@@ -10,11 +10,12 @@ down_revision: str | None = "c4a1f0be7d52"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
-# When a user is deleted, the foreign keys take their ids out of the events. Where somebody acted from is theirs too.
+# When a user is deleted, the foreign keys take their ids out of the events. Where somebody acted from is theirs too,
+# but for the command line, which is nobody's address.
 # On PostgreSQL the keys do so with the rights of the table's owner: the service itself needs none to change an event.
 FORGET_ORIGIN_SQLITE = """
 CREATE TRIGGER forget_origin AFTER UPDATE ON audit_events
-WHEN NEW.actor_id IS NULL AND NEW.client_id IS NULL AND NEW.origin IS NOT NULL
+WHEN NEW.actor_id IS NULL AND NEW.client_id IS NULL AND NEW.origin <> 'command line'
 BEGIN
     UPDATE audit_events SET origin = NULL WHERE id = NEW.id;
 END
@@ -29,7 +30,7 @@ $$
 """
 FORGET_ORIGIN_POSTGRESQL_TRIGGER = """
 CREATE TRIGGER forget_origin BEFORE UPDATE ON audit_events FOR EACH ROW
-WHEN (NEW.actor_id IS NULL AND NEW.client_id IS NULL)
+WHEN (NEW.actor_id IS NULL AND NEW.client_id IS NULL AND NEW.origin <> 'command line')
 EXECUTE FUNCTION forget_origin()
 """
 

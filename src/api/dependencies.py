@@ -72,7 +72,7 @@ def get_client(request: Request) -> Client:
     """Where the request comes from; behind a proxy, as uvicorn's `--forwarded-allow-ips` lets the proxy say."""
     address = request.client.host if request.client else ""
     try:
-        place = str(ip_address(address))
+        place = str(ip_address(address.partition("%")[0]))  # the zone of an IPv6 address may be any text
     except ValueError:  # a unix socket, or what somebody wrote into X-Forwarded-For
         place = None
     user_agent = "".join(filter(str.isprintable, request.headers.get("user-agent", "")))

@@ -127,7 +127,7 @@ class AccountService:
             await self._session.close()
             if user is None:
                 raise InvalidTokenError
-            act.user_id = user.id
+            act.is_by(user.id)
             check_password(password, email=user.email, min_length=self._settings.auth_password_min_length)
             hashed_password = await self._passwords.hash(password)
             await begin_writing(self._session)

@@ -78,15 +78,15 @@ class ClientService:
             await self._audit.succeeded(act)
             await self._session.commit()
 
-    async def issue_token(self, *, client_id: UUID, client_secret: str, scopes: Collection[str] | None) -> ServiceToken:
+    async def issue_token(self, *, client_id: str, client_secret: str, scopes: Collection[str] | None) -> ServiceToken:
         """An access token for a service (RFC 6749, section 4.4), for all its scopes or those that it asks for.
 
         Raises `InvalidClientError`, and `InvalidScopeError` for a scope that it does not have.
         """
         async with self._audit.act(EventKind.CLIENT_TOKEN) as act:
+            act.client_id = id_ = _read_id(client_id)
             await begin_writing(self._session)
-            act.client_id = client_id
-            granted = await self._clients.claim_token(client_id, client_secret)
+            granted = await self._clients.claim_token(id_, client_secret)
             if granted is None:
                 raise InvalidClientError
             if not set(scopes or granted) <= set(granted):
@@ -94,4 +94,11 @@ class ClientService:
             await self._audit.succeeded(act)
             await self._session.commit()
         asked = [scope for scope in granted if scopes is None or scope in scopes]
-        return ServiceToken(self._signer.sign_service_access(client_id, asked), self._signer.access_lifetime, asked)
+        return ServiceToken(self._signer.sign_service_access(id_, asked), self._signer.access_lifetime, asked)
+
+
+def _read_id(client_id: str) -> UUID:
+    try:
+        return UUID(client_id)
+    except ValueError:
+        raise InvalidClientError from None

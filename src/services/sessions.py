@@ -72,10 +72,11 @@ class SessionService:
             owner = await self._users.find_owner(email)
             await self._session.close()
             act.user_id, act.address = (owner.id, None) if owner else (None, email)
-            if not await self._passwords.verify(password, owner.hashed_password if owner else None) or owner is None:
+            is_right = await self._passwords.verify(password, owner.hashed_password if owner else None)
+            if owner is None or not owner.is_active or not is_right:
                 raise InvalidCredentialsError
             new_hash = owner.hashed_password
-            if owner.is_active and needs_rehash(owner.hashed_password, self._settings.auth_bcrypt_rounds):
+            if needs_rehash(owner.hashed_password, self._settings.auth_bcrypt_rounds):
                 new_hash = await self._passwords.hash(password)
             await begin_writing(self._session)
             if not await self._users.claim_log_in(owner.id, seen_hash=owner.hashed_password, new_hash=new_hash):

@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from src.api.schemas.fields import EXAMPLE_ID, EXAMPLE_JWT, EXAMPLE_TOKEN, Body, JsonWebToken, Token
-from src.core.exceptions import InvalidClientError, ValidationException
+from src.core.exceptions import ValidationException
 from src.core.fields import Email, Password
 from src.db.models import SessionModel
 from src.services.clients import ServiceToken
@@ -43,23 +43,19 @@ class TokenGrant(BaseModel):
             raise ValidationException.for_field("username" if self.username is None else "password", "is required")
         return self.username, self.password.get_secret_value()
 
-    def service(self, basic: HTTPBasicCredentials | None) -> tuple[UUID, str]:
+    def service(self, basic: HTTPBasicCredentials | None) -> tuple[str, str]:
         """The id and the secret of a client, by HTTP Basic or from the form, but not by both (RFC 6749, section 2.3).
 
-        Raises `ValidationException` for both or neither, and `InvalidClientError` for an id that can be nobody's.
+        Raises `ValidationException` for both or neither.
         """
         if basic and self.client_secret:
             raise ValidationException.for_field("client_secret", "must not be sent when HTTP Basic is")
         if basic is None and (self.client_id is None or self.client_secret is None):
             missing = "client_id" if self.client_id is None else "client_secret"
             raise ValidationException.for_field(missing, "is required, unless HTTP Basic is sent")
-        id_, secret = self.client_id or "", self.client_secret.get_secret_value() if self.client_secret else ""
         if basic:
-            id_, secret = unquote_plus(basic.username), unquote_plus(basic.password)
-        try:
-            return UUID(id_), secret
-        except ValueError:
-            raise InvalidClientError from None
+            return unquote_plus(basic.username), unquote_plus(basic.password)
+        return self.client_id or "", self.client_secret.get_secret_value() if self.client_secret else ""
 
     def scopes(self) -> set[str] | None:
         """Those that are asked for; `None` for all that the client has."""
