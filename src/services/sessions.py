@@ -170,8 +170,10 @@ class SessionService:
         is_previous = session.generation == claims.generation + 1
         if is_previous and utc_now() < session.last_used_at + grace:
             return self._pair(session.user_id, session.id, session.generation, self._end(session))
+        await begin_writing(self._session)  # losing a race has locked the session, and users come first
         await self._users.lock_users(session.user_id)
-        await self._sessions.revoke(session.id)
+        if not await self._sessions.revoke(session.id):  # another replay was first, and has told of it
+            raise InvalidRefreshTokenError
         replay = self._audit.describe(EventKind.REFRESH_REPLAY, user_id=session.user_id)
         await self._audit.failed(replay, InvalidRefreshTokenError.code)
         if self._outbox:
