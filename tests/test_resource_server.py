@@ -1,5 +1,6 @@
 """The example of a second service, and ours, as real processes that share an address and nothing else."""
 
+import json
 import os
 import socket
 import subprocess
@@ -53,17 +54,29 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.05)
 
 
+def manage(*arguments: str, **environment: str) -> str:
+    """Run a command where the service runs."""
+    command = [sys.executable, "-m", "src", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
 @dataclass(frozen=True)
 class Pair:
     issuer: Running
     resource_server: Running
     keys: Path
+    settings: dict[str, str]
 
     def log_in(self) -> LoggedIn:
         return read_tokens(httpx.post(f"{self.issuer.url}/auth/login", json=CREDENTIALS))
 
     def whoami(self, token: str) -> httpx.Response:
         return httpx.get(f"{self.resource_server.url}/whoami", headers={"Authorization": f"Bearer {token}"})
+
+    def profile(self, token: str) -> httpx.Response:
+        return httpx.get(f"{self.resource_server.url}/profile", headers={"Authorization": f"Bearer {token}"})
 
     def count_key_requests(self) -> int:
         return self.issuer.log.count("GET /.well-known/jwks.json")
@@ -77,14 +90,16 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     settings = {"SERVER_PUBLIC_URL": url, "DATABASE_URL": f"sqlite:///{folder}/users.db", "JWT_KEYS_DIR": str(keys)}
     with ExitStack() as stack:
         issuer = stack.enter_context(run_app("src.api.app:app", port, folder / "issuer.log", **settings))
-        resource_server = stack.enter_context(
-            run_app("examples.resource_server:app", free_port(), folder / "resource_server.log", ISSUER=url)
-        )
         issuer.wait_until_ready()
+        client = json.loads(manage("clients", "create", "shop", "--scope", "users:read", "--json", **settings))
+        credentials = {"CLIENT_ID": client["client_id"], "CLIENT_SECRET": client["client_secret"]}
+        resource_server = stack.enter_context(
+            run_app("examples.resource_server:app", free_port(), folder / "other.log", ISSUER=url, **credentials)
+        )
         wait_until(lambda: "Uvicorn running" in resource_server.log)
         sign_up = httpx.post(f"{url}/auth/signup", json=CREDENTIALS).json()
         httpx.post(f"{url}/auth/activate", json={"token": token_of(sign_up["activation_url"])}).raise_for_status()
-        yield Pair(issuer, resource_server, keys)
+        yield Pair(issuer, resource_server, keys, settings)
 
 
 @pytest.fixture
@@ -153,3 +168,27 @@ def test_after_a_rotation_old_and_new_tokens_are_understood(pair: Pair, ana: Log
     wait_until(lambda: pair.whoami(new_token).status_code == 200)
 
     assert pair.whoami(ana.access_token).status_code == 200
+
+
+class TestProfile:
+    def test_it_reads_users_with_its_own_credentials_and_one_token(self, pair: Pair, ana: LoggedIn) -> None:
+        responses = [pair.profile(ana.access_token) for _ in range(3)]
+
+        expected = {"user_id": ana.user_id, "email": CREDENTIALS["email"], "name": None}
+        assert [(response.status_code, response.json()) for response in responses] == [(200, expected)] * 3
+        assert pair.issuer.log.count("POST /auth/token") == 1
+
+    def test_its_own_token_is_nobodys_log_in(self, pair: Pair) -> None:
+        client = json.loads(manage("clients", "create", "other", "--scope", "users:read", "--json", **pair.settings))
+        form = {"grant_type": "client_credentials", **client}
+        token = httpx.post(f"{pair.issuer.url}/auth/token", data=form).json()["access_token"]
+
+        assert pair.whoami(token).status_code == 401
+
+    def test_once_it_is_revoked_it_reads_nothing_more(self, pair: Pair, ana: LoggedIn) -> None:
+        assert pair.profile(ana.access_token).status_code == 200
+
+        manage("clients", "revoke", "shop", **pair.settings)
+
+        assert pair.profile(ana.access_token).status_code == 502
+        assert pair.whoami(ana.access_token).status_code == 200
