@@ -7,6 +7,7 @@ Screenshots stay in pytest's folders: `pytest tests/browser --basetemp=shots`, t
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,10 +27,11 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.smtp_server import MailServer, link_in
 from tests.steps import PASSWORD, token_of
-from tests.test_running import run_service
+from tests.test_running import ROOT, run_service
 
 Scheme = Literal["light", "dark"]
 
+ADMIN = "admin@example.com"
 PHONE_WIDTH = 375
 WAIT_SECONDS = 10
 _FLAGS = (
@@ -197,6 +199,11 @@ class Live:
         self._post("/auth/email-change/request", bearer, new_email=new_email, current_password=PASSWORD)
         return self.take_mail(new_email, "Confirm your new e-mail address")
 
+    def invite(self, email: str, name: str | None = None) -> EmailMessage:
+        token = self._post("/auth/login", email=ADMIN, password=PASSWORD).json()["access_token"]
+        self._post("/api/users", {"Authorization": f"Bearer {token}"}, email=email, name=name)
+        return self.take_mail(email, "You are invited")
+
     def take_mail(self, to: str, subject: str) -> EmailMessage:
         """Wait for the mail; each is handed out once, the oldest first."""
         mails, deadline = self.mail_server.mails, time.monotonic() + WAIT_SECONDS
@@ -225,6 +232,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         }
         with run_service(folder, **environment) as running:
             running.wait_until_ready()
+            create_admin = [sys.executable, "-m", "src", "create-admin", ADMIN, "--password-stdin"]
+            subprocess.run(create_admin, cwd=ROOT, env=os.environ | environment, input=PASSWORD.encode(), check=True)
             with httpx.Client(base_url=running.url, timeout=WAIT_SECONDS) as client:
                 yield Live(client, mail_server)
 

@@ -130,6 +130,25 @@ class TestPasswordReset:
         assert password.get_dom_attribute("autocomplete") == "new-password"
 
 
+class TestInvitation:
+    def test_the_mails_link_leads_to_an_account_with_a_password_of_ones_own(
+        self, live: Live, browser: Browser, email: str
+    ) -> None:
+        mail = live.invite(email, name="Ana")
+
+        browser.open_mail(mail)
+        browser.follow("Accept the invitation")
+        assert browser.heading == "Accept the invitation"
+        browser.fill("new_password", "weak")
+        browser.press("Accept the invitation")
+        assert browser.alert == "This password must have at least 12 characters. Choose another."
+        browser.fill("new_password", NEW_PASSWORD)
+        browser.press("Accept the invitation")
+
+        assert browser.heading == "Your account is ready"
+        assert live.can_log_in(email, NEW_PASSWORD)
+
+
 class TestEmailChange:
     def test_the_new_address_confirms_and_the_old_one_can_undo(self, live: Live, browser: Browser, email: str) -> None:
         live.create_account(email)
@@ -158,6 +177,7 @@ class TestEmailChange:
         ("activate", "ask for a new link where you signed up"),
         ("password-reset", "ask for a new link where you log in"),
         ("email-change", "log in with the old one and change it again"),
+        ("invitation", "ask whoever invited you for a new one"),
         ("email-revert", "ask those who run this service for help"),
     ],
 )

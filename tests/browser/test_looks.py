@@ -81,7 +81,16 @@ def every_page(live: Live, browser: Browser, email: str) -> Iterator[str]:
     browser.fill("new_password", "another-long-password")
     browser.press("Set this password")
     yield "password-reset-done"
-    for page in ("activate", "password-reset", "email-change", "email-revert"):
+
+    browser.open(link_in(live.invite(f"invited-{email}", name=LONG_NAME)))
+    yield "invitation"
+    browser.fill("new_password", "weak")
+    browser.press("Accept the invitation")
+    yield "invitation-weak"
+    browser.fill("new_password", "another-long-password")
+    browser.press("Accept the invitation")
+    yield "invitation-accepted"
+    for page in ("activate", "password-reset", "email-change", "email-revert", "invitation"):
         browser.open(str(live.client.base_url.join(f"/{page}?token=wrong")))
         yield f"{page}-refused"
 
