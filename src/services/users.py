@@ -90,6 +90,7 @@ class UserService:
             if is_admin and isinstance(caller, ServiceClient):
                 raise FieldsForbiddenError.for_fields(["is_admin"], "only an administrator may set this")
             await begin_writing(self._session)
+            await self._users.lock_invitation(email)
             await self._users.lock_address(email, and_user=_id_of(caller))
             await self._claim(caller)
             if owner := await self._users.find_owner(email):
@@ -216,7 +217,6 @@ class UserService:
 
     async def _place_invitation(self, email: str, *, name: str | None, is_admin: bool) -> UserModel:
         """The one row of the address that is invited, new or anew."""
-        await self._mails.take_turn(email, None)  # two who invite somebody new at once have no row to wait for
         user = await self._users.find_invitation(email)
         if user:
             await self._tokens.end_all(user.id)

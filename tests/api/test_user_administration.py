@@ -143,9 +143,9 @@ class TestTheLastAdministrator:
         assert (await me(service, admin)).json() == me_before
 
     async def test_may_still_be_renamed_and_confirmed(self, service: Service, admin: LoggedIn) -> None:
-        body = {"name": "Root", "is_admin": True, "is_active": True}
+        response = await act(service, admin.bearer, "PATCH", admin.user_id, name="Root", is_admin=True, is_active=True)
 
-        assert (await act(service, admin.bearer, "PATCH", admin.user_id, **body)).status_code == 200
+        assert (response.status_code, response.json()["name"]) == (200, "Root")
 
     async def test_stops_being_the_last_when_another_is_enabled(
         self, service: Service, database: AsyncDatabaseManager, admin: LoggedIn

@@ -34,7 +34,7 @@ async def list_users(service: Service, who: LoggedIn, **query: Any) -> Response:
 
 async def page_through(service: Service, who: LoggedIn, **query: Any) -> list[list[str]]:
     """The ids on each page."""
-    pages, more = list[list[str]](), {}
+    pages, more = list[list[str]](), dict[str, str]()
     while True:
         body = (await list_users(service, who, **query, **more)).json()
         pages.append([user["id"] for user in body["items"]])

@@ -88,6 +88,12 @@ class UserRepository(BaseRepository[UserModel]):
         writer at a time.)"""
         await self._lock(UserModel.email == email, UserModel.id == and_user, and_admins=and_admins)
 
+    async def lock_invitation(self, email: str) -> None:
+        """Until the transaction ends, nobody else invites this address: two who invite somebody new at once have no row
+        to wait for. It comes before any row, so that who waits for it holds nothing. (SQLite has one writer.)"""
+        if self._session.get_bind().dialect.name != "sqlite":
+            await self._session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(email, 1))))
+
     async def lock_users(self, *user_ids: UUID | None, and_admins: bool = False) -> None:
         """Lock these (and the active administrators), as `lock_address` does."""
         await self._lock(UserModel.id.in_([id_ for id_ in user_ids if id_]), and_admins=and_admins)
