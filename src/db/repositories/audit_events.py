@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ScalarSelect, delete, func, insert, select
+from sqlalchemy import ColumnElement, ScalarSelect, delete, func, insert, literal, select
 
 from src.db.models import AuditEventModel, EventKind, EventOutcome, ServiceClientModel, UserModel
 from src.db.repositories.base import BaseRepository
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +38,19 @@ class AuditEventRepository(BaseRepository[AuditEventModel]):
         user_id: UUID | None,
         actor_id: UUID | None,
         client_id: UUID | None,
+        origin: str | None,
+        origin_of: UUID | None,
         **values: str | None,
     ) -> None:
-        """Insert an event. Of a person or service that is not there (any more), it holds no id."""
+        """Insert an event. Of a person or service that is not there (any more), it holds no id; nor the origin, if that
+        is the place of a person who is gone."""
         statement = insert(AuditEventModel).values(
             kind=kind,
             outcome=outcome,
-            user_id=_if_there(user_id),
-            actor_id=_if_there(actor_id),
+            user_id=_if_there(user_id, UserModel.id.expression),
+            actor_id=_if_there(actor_id, UserModel.id.expression),
             client_id=select(ServiceClientModel.id).where(ServiceClientModel.id == client_id).scalar_subquery(),
+            origin=_if_there(origin_of, literal(origin)) if origin_of and origin else origin,
             **values,
         )
         await self._session.execute(statement)
@@ -69,12 +76,11 @@ class AuditEventRepository(BaseRepository[AuditEventModel]):
         return len((await self._session.scalars(statement)).all())
 
 
-def _if_there(user_id: UUID | None) -> ScalarSelect[UUID]:
-    """The id, locked against deletion until the event is stored; null once the user is gone. A caller may have been
-    deleted while they were refused, and their event must not fail for it."""
-    return (
-        select(UserModel.id).where(UserModel.id == user_id).with_for_update(read=True, key_share=True).scalar_subquery()
-    )
+def _if_there(user_id: UUID | None, value: ColumnElement[Value]) -> ScalarSelect[Value]:
+    """The value, while the user, who is locked against deletion until the event is stored, is there; else null. A
+    caller may have been deleted while they were refused, and their event must not fail for it."""
+    user = select(value).select_from(UserModel).where(UserModel.id == user_id)
+    return user.with_for_update(read=True, key_share=True).scalar_subquery()
 
 
 def _matches(which: EventFilter) -> Sequence[ColumnElement[bool]]:

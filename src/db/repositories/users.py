@@ -1,12 +1,15 @@
 """Accounts, and the sign-ups that wait to become one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import ClassVar, Literal
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, exists, func, or_, select, true, update
+from sqlalchemy.dialects import postgresql, sqlite
+from uuid_utils.compat import uuid7
 
 from src.core.addresses import normalize_email
 from src.core.exceptions import AppException, UserEmailTakenError, UserNotFoundError
@@ -78,6 +81,11 @@ class UserRepository(BaseRepository[UserModel]):
         query = select(UserModel).where(UserModel.email == normalize_email(email), UserModel.activated_at.is_not(None))
         return (await self._session.scalars(query)).one_or_none()
 
+    async def find_owned(self, emails: Collection[str]) -> Sequence[str]:
+        """Which of these addresses have an account."""
+        query = select(UserModel.email).where(UserModel.email.in_(emails), UserModel.activated_at.is_not(None))
+        return (await self._session.scalars(query)).all()
+
     async def find_hashed_password(self, user_id: UUID) -> str | None:
         return await self._session.scalar(select(UserModel.hashed_password).where(UserModel.id == user_id))
 
@@ -87,6 +95,10 @@ class UserRepository(BaseRepository[UserModel]):
         to these may be inserted meanwhile: a mail about somebody else's account waits for nobody. (SQLite has one
         writer at a time.)"""
         await self._lock(UserModel.email == email, UserModel.id == and_user, and_admins=and_admins)
+
+    async def lock_addresses(self, emails: Collection[str]) -> None:
+        """Lock the rows of many addresses, as `lock_address` does."""
+        await self._lock(UserModel.email.in_(emails), and_admins=False)
 
     async def lock_invitation(self, email: str) -> None:
         """Until the transaction ends, nobody else invites this address: two who invite somebody new at once have no row
@@ -169,6 +181,23 @@ class UserRepository(BaseRepository[UserModel]):
         )
         return (await self._session.scalars(query)).one_or_none()
 
+    async def add_unless_owned(self, accounts: Sequence[Mapping[str, object]]) -> Mapping[str, UUID]:
+        """Insert accounts, but for those whose address is owned by now; the ids of those inserted, by their addresses.
+
+        In the order of their addresses: two who insert the same at once would else wait for each other in a circle.
+        """
+        insert = sqlite.insert if self._session.get_bind().dialect.name == "sqlite" else postgresql.insert
+        statement = (
+            insert(UserModel)
+            .on_conflict_do_nothing(index_elements=["email"], index_where=UserModel.activated_at.is_not(None))
+            .returning(UserModel.email, UserModel.id)
+        )
+        rows = [{"id": uuid7(), "activated_at": utc_now(), **account} for account in accounts]
+        if not rows:
+            return {}
+        added = await self._session.execute(statement, sorted(rows, key=itemgetter("email")))
+        return dict(row._tuple() for row in added.all())
+
     async def list_live_sign_ups(self, email: str, *, limit: int, lock: bool = False) -> Sequence[UserModel]:
         """The newest sign-ups of an address that a link can still activate.
 
@@ -201,9 +230,11 @@ class UserRepository(BaseRepository[UserModel]):
         with self._conflicts_named():
             return (await self._session.scalars(statement)).one_or_none() is not None
 
-    async def delete_pending(self, email: str) -> None:
+    async def delete_pending(self, *emails: str) -> None:
         """Delete the sign-ups of an address that still wait, with their tokens."""
-        await self._session.execute(delete(UserModel).where(UserModel.email == email, UserModel.activated_at.is_(None)))
+        await self._session.execute(
+            delete(UserModel).where(UserModel.email.in_(emails), UserModel.activated_at.is_(None))
+        )
 
     async def delete_abandoned(self, created_before: datetime) -> int:
         """Forget sign-ups and invitations that no link can activate any more; how many they were.
