@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from src.cli import keys, outbox
+from src.cli import clients, keys, outbox, users
 from src.cli.doctor import examine
 from src.cli.output import AsJson, in_database, print_json
 from src.core.settings import get_settings
@@ -16,6 +16,9 @@ from src.db.migrations import head
 from src.services.purge import purge
 
 app = typer.Typer(help="The user and auth service.", no_args_is_help=True, pretty_exceptions_enable=False)
+app.command("create-admin")(users.create_admin)
+app.add_typer(users.app, name="users")
+app.add_typer(clients.app, name="clients")
 app.add_typer(keys.app, name="keys")
 app.add_typer(outbox.app, name="outbox")
 

@@ -6,9 +6,10 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 from pydantic_core import to_json
+from sqlalchemy.exc import DBAPIError
 
 from src.core.settings import get_settings
-from src.db.database import AsyncDatabaseManager
+from src.db.database import AsyncDatabaseManager, is_database_away
 from src.db.migrations import DatabaseNotReadyError, prepare
 
 Result = TypeVar("Result")
@@ -32,7 +33,8 @@ def in_database(
 ) -> Result:
     """What the work makes of the database of DATABASE_URL, which is prepared first, as at the start of the service.
 
-    Ends the command with a sentence if the database is not ready. `auto_migrate` stands in for DATABASE_AUTO_MIGRATE.
+    Ends the command with a sentence if the database is not ready, or stops answering. `auto_migrate` stands in for
+    DATABASE_AUTO_MIGRATE.
     """
     return asyncio.run(_in_database(work, auto_migrate=auto_migrate))
 
@@ -50,5 +52,9 @@ async def _in_database(
         return await work(database)
     except DatabaseNotReadyError as refusal:
         fail(str(refusal))
+    except (DBAPIError, TimeoutError) as error:
+        if not is_database_away(error):
+            raise
+        fail("The database has stopped answering: what was not said to be done has to be repeated.")
     finally:
         await database.disconnect()
