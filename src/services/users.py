@@ -96,7 +96,7 @@ class UserService:
             if owner := await self._users.find_owner(email):
                 act.user_id = owner.id
                 raise UserEmailTakenError
-            user = await self._place_invitation(email, name=name, is_admin=is_admin)
+            user = await self._place_invitation(caller, email, name=name, is_admin=is_admin)
             act.user_id = user.id
             url = await self._send_invitation(user)
             await self._audit.succeeded(act)
@@ -187,8 +187,7 @@ class UserService:
         await self._users.lock_users(user_id, _id_of(caller), and_admins=lock_admins)
         await self._claim(caller)
         user = await self._users.get_by_id(user_id)
-        if user.is_admin and isinstance(caller, ServiceClient):
-            raise ForbiddenException("A service may not change an administrator.")
+        _require_rank(caller, user)
         if if_match is not None and version_of(await self._users.get_record(user_id)) not in if_match:
             raise PreconditionFailedException
         return user
@@ -215,10 +214,11 @@ class UserService:
         await self._mails.end_links(user_id, LINK_KINDS)
         await self._sessions.revoke_all(user_id)
 
-    async def _place_invitation(self, email: str, *, name: str | None, is_admin: bool) -> UserModel:
+    async def _place_invitation(self, caller: Caller, email: str, *, name: str | None, is_admin: bool) -> UserModel:
         """The one row of the address that is invited, new or anew."""
         user = await self._users.find_invitation(email)
         if user:
+            _require_rank(caller, user)
             await self._tokens.end_all(user.id)
             await self._users.update(user.id, {"name": name, "is_admin": is_admin})
             return user
@@ -256,6 +256,11 @@ async def erase_account(session: AsyncSession, user: UserModel) -> None:
 
 def _id_of(caller: Caller) -> UUID | None:
     return caller.user_id if isinstance(caller, Principal) else None
+
+
+def _require_rank(caller: Caller, user: UserModel) -> None:
+    if user.is_admin and isinstance(caller, ServiceClient):
+        raise ForbiddenException("A service may not change an administrator.")
 
 
 def _require_fields(caller: Caller, user_id: UUID, changes: UserChanges) -> None:

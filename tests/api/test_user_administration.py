@@ -357,10 +357,12 @@ class TestAnotherService:
             await act(service, writer, "DELETE", admin.user_id, "/sessions"),
             await act(service, writer, "DELETE", admin.user_id),
             await act(service, writer, "DELETE", invited),
+            await service.client.post("/api/users", json={"email": "chief@example.com"}, headers=writer),
         ]
 
-        assert [refusal(answer) for answer in answers] == [(403, "FORBIDDEN", [])] * 6
+        assert [refusal(answer) for answer in answers] == [(403, "FORBIDDEN", [])] * 7
         assert (await me(service, admin)).json() == before
+        assert (await act(service, admin.bearer, "GET", invited)).json()["is_admin"]
         assert box(service).messages == []
 
     async def test_can_neither_make_nor_demote_an_administrator(
