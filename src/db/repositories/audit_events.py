@@ -1,6 +1,6 @@
 """What has happened: written once, read by time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -54,6 +54,17 @@ class AuditEventRepository(BaseRepository[AuditEventModel]):
             **values,
         )
         await self._session.execute(statement)
+
+    async def record_each(
+        self, kind: EventKind, outcome: EventOutcome, *, changes: Mapping[UUID, str | None], origin: str
+    ) -> None:
+        """Insert an event for each of these users, who are there, with what changes of them."""
+        rows = [
+            {"kind": kind, "outcome": outcome, "user_id": user_id, "changes": text, "origin": origin}
+            for user_id, text in changes.items()
+        ]
+        if rows:
+            await self._session.execute(insert(AuditEventModel), rows)
 
     async def list_events(self, which: EventFilter, *, limit: int, before: UUID | None) -> Sequence[AuditEventModel]:
         """The newest first, from behind the id `before`."""
