@@ -86,7 +86,7 @@ class TokenSigner:
         )
         try:
             if "client_id" in claims:
-                return ServiceClient(UUID(claims["client_id"]), frozenset(claims["scope"].split()))
+                return _read_service(claims)
             return AccessClaims(UUID(claims["sub"]), UUID(claims["sid"]))
         except (KeyError, ValueError, TypeError, AttributeError):
             raise InvalidAccessTokenError from None
@@ -118,6 +118,13 @@ class TokenSigner:
             "jti": uuid4().hex,
         }
         return _sign(claims, self.keys.access_signer(), ACCESS_TOKEN_TYPE)
+
+
+def _read_service(claims: dict[str, Any]) -> ServiceClient:
+    """A service is the subject of its token itself (RFC 9068, section 2.2), and has no session."""
+    if claims["sub"] != claims["client_id"] or "sid" in claims:
+        raise ValueError("These claims do not go together.")
+    return ServiceClient(UUID(claims["client_id"]), frozenset(claims["scope"].split()))
 
 
 def _sign(claims: dict[str, Any], key: Key, token_type: str) -> str:

@@ -5,7 +5,7 @@ import hmac
 import json
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,19 @@ from src.db.base import utc_now
 from tests.api.test_openapi import METHODS
 from tests.conftest import Service, StartService
 from tests.core.test_keys import ALGORITHMS, rotate_ago
-from tests.steps import LoggedIn, create_account, log_in, me, read_tokens, refresh, sign_up, token_of
+from tests.steps import (
+    LoggedIn,
+    bearer,
+    create_account,
+    create_client,
+    log_in,
+    me,
+    read_tokens,
+    refresh,
+    service_token,
+    sign_up,
+    token_of,
+)
 
 DAY = timedelta(days=1)
 
@@ -39,8 +51,8 @@ async def ana(service: Service) -> LoggedIn:
     return await log_in(service)
 
 
-async def ask_with(service: Service, token: str) -> Response:
-    return await service.client.get("/auth/me", headers={"Authorization": f"Bearer {token}"})
+async def ask_with(service: Service, token: str, path: str = "/auth/me") -> Response:
+    return await service.client.get(path, headers=bearer(token))
 
 
 REFUSED = (401, "INVALID_ACCESS_TOKEN", 'Bearer error="invalid_token"')
@@ -50,8 +62,12 @@ def outcome(response: Response) -> tuple[int, str | None, str | None]:
     return response.status_code, response.json().get("code"), response.headers.get("www-authenticate")
 
 
+NOBODY = str(uuid4())
+NULL = object()  # in a forged token: the claim is there, and null
+
+
 def encode(part: Any) -> str:
-    raw = part if isinstance(part, bytes) else json.dumps(part).encode()
+    raw = part if isinstance(part, bytes) else json.dumps(part, default=lambda _: None).encode()
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
@@ -176,6 +192,23 @@ CLAIMS: dict[str, Forge] = {
     f"missing {name}": lambda f, name=name: f.sign(**{name: None})
     for name in ("iss", "aud", "sub", "sid", "iat", "exp", "jti")
 }
+SERVICE_CLAIMS: dict[str, Forge] = {
+    "no client": lambda f: f.sign(client_id=None),
+    "a client that is null": lambda f: f.sign(client_id=NULL),
+    "a client that is none": lambda f: f.sign(client_id="reports", sub="reports"),
+    "a client that is a number": lambda f: f.sign(client_id=1, sub="1"),
+    "a client that never was": lambda f: f.sign(client_id=NOBODY, sub=NOBODY),
+    "another subject": lambda f: f.sign(sub=str(uuid4())),
+    "no subject": lambda f: f.sign(sub=None),
+    "a session too": lambda f: f.sign(sid=str(uuid4())),
+    "no scope": lambda f: f.sign(scope=None),
+    "a scope that is null": lambda f: f.sign(scope=NULL),
+    "a scope that is a number": lambda f: f.sign(scope=1),
+    "scopes in a list": lambda f: f.sign(scope=["users:read"]),
+    "scopes as keys": lambda f: f.sign(scope={"users:read": True}),
+    "expired": lambda f: f.sign(exp=seconds_from_now(-1)),
+    "wrong key": lambda f: f.sign(key=f.own),
+}
 FORM: dict[str, Forge] = {
     "empty": lambda _: "",
     "garbage": lambda _: "garbage",
@@ -213,6 +246,21 @@ async def test_a_forged_token_is_refused_and_nobody_is_asked_about_it(
     assert outcomes == dict.fromkeys(forgeries, REFUSED)
     with pytest.raises(BlockingIOError):  # nobody has called
         trap.accept()
+
+
+async def test_a_forged_token_of_a_service_is_refused_even_under_our_own_signature(
+    service: Service, forger: Forger
+) -> None:
+    token = await service_token(service, await create_client(service, "users:read"))
+    forger = replace(forger, claims=jwt.decode(token, options={"verify_signature": False}))
+    unchanged = await ask_with(service, forger.sign(), "/api/users")
+
+    outcomes = {
+        name: outcome(await ask_with(service, forge(forger), "/api/users")) for name, forge in SERVICE_CLAIMS.items()
+    }
+
+    assert unchanged.status_code == 200
+    assert outcomes == dict.fromkeys(SERVICE_CLAIMS, REFUSED)
 
 
 class TestOtherTokens:
