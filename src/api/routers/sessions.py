@@ -1,6 +1,6 @@
 """`/auth`: log in, refresh, log out, and look after one's sessions."""
 
-from typing import Annotated
+from typing import Annotated, NoReturn
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Form
@@ -32,7 +32,14 @@ from src.core.exceptions import (
 
 router = APIRouter(prefix="/auth", tags=["Sessions"])
 
-_client_credentials = HTTPBasic(
+
+class _ClientCredentials(HTTPBasic):
+    def make_not_authenticated_error(self) -> NoReturn:
+        """What cannot be read is no better than a wrong secret (RFC 6749, section 5.2)."""
+        raise InvalidClientError
+
+
+_client_credentials = _ClientCredentials(
     scheme_name="ClientCredentials", description="The id and secret of a service.", auto_error=False
 )
 
