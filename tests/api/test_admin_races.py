@@ -1,0 +1,224 @@
+"""Acts of administrators that meet others at one moment: an administrator remains, and nobody gets an error of ours."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from httpx import Response
+from sqlalchemy import func, select, update
+
+from src.db import AsyncDatabaseManager
+from src.db.models import UserModel
+from tests.conftest import Service
+from tests.steps import PASSWORD, LoggedIn, create_account, create_admin, log_in, me, post_log_in, refresh
+
+Act = Callable[[Service, LoggedIn, LoggedIn], Awaitable[Response]]
+
+
+async def demote(service: Service, who: LoggedIn, whom: LoggedIn) -> Response:
+    return await patch(service, who, whom.user_id, is_admin=False)
+
+
+async def disable(service: Service, who: LoggedIn, whom: LoggedIn) -> Response:
+    return await patch(service, who, whom.user_id, is_active=False)
+
+
+async def remove(service: Service, who: LoggedIn, whom: LoggedIn) -> Response:
+    return await service.client.delete(f"/api/users/{whom.user_id}", headers=who.bearer)
+
+
+async def leave(service: Service, who: LoggedIn, _whom: LoggedIn) -> Response:
+    return await service.client.post("/auth/delete-account", json={"current_password": PASSWORD}, headers=who.bearer)
+
+
+async def be_demoted(service: Service, who: LoggedIn, whom: LoggedIn) -> Response:
+    return await demote(service, whom, who)
+
+
+async def patch(service: Service, who: LoggedIn, user_id: str, **body: Any) -> Response:
+    return await service.client.patch(f"/api/users/{user_id}", json=body, headers=who.bearer)
+
+
+async def make_two(service: Service, round_: int) -> list[LoggedIn]:
+    return [await create_admin(service, f"{name}-{round_}@example.com") for name in ("ana", "bob")]
+
+
+async def active_admins(database: AsyncDatabaseManager) -> int:
+    query = select(func.count()).where(UserModel.is_admin, UserModel.is_active, UserModel.activated_at.is_not(None))
+    async with database.session() as session:
+        return await session.scalar(query) or 0
+
+
+async def demote_all(database: AsyncDatabaseManager) -> None:
+    async with database.session() as session:
+        await session.execute(update(UserModel).values(is_admin=False))
+        await session.commit()
+
+
+@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.slow)])
+async def test_of_two_administrators_who_demote_each_other_one_remains(
+    service: Service, database: AsyncDatabaseManager, rounds: int
+) -> None:
+    ana, bob = await make_two(service, 0)
+
+    outcomes = []
+    for _ in range(rounds):
+        async with database.session() as session:
+            await session.execute(update(UserModel).values(is_admin=True))
+            await session.commit()
+        answers = await asyncio.gather(demote(service, ana, bob), demote(service, bob, ana))
+        outcomes.append((sorted(answer.status_code for answer in answers), await active_admins(database)))
+
+    assert outcomes == [([200, 403], 1)] * rounds
+
+
+@pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("acts", "statuses"),
+    [
+        pytest.param((disable, disable), {200, 401, 409}, id="disable-disable"),
+        pytest.param((remove, remove), {204, 401, 409}, id="remove-remove"),
+        pytest.param((remove, demote), {200, 204, 401, 403, 409}, id="remove-demote"),
+        pytest.param((leave, be_demoted), {200, 204, 401, 409}, id="leave-demote"),
+        pytest.param((leave, leave), {204, 409}, id="leave-leave"),
+    ],
+)
+async def test_of_two_administrators_who_act_at_once_one_remains(
+    service: Service, database: AsyncDatabaseManager, acts: tuple[Act, Act], statuses: set[int], rounds: int
+) -> None:
+    for round_ in range(rounds):
+        await demote_all(database)
+        ana, bob = await make_two(service, round_)
+
+        answers = await asyncio.gather(acts[0](service, ana, bob), acts[1](service, bob, ana))
+
+        assert {answer.status_code for answer in answers} <= statuses
+        assert await active_admins(database) == 1
+
+
+async def test_of_administrators_who_all_leave_at_once_one_remains(
+    service: Service, database: AsyncDatabaseManager
+) -> None:
+    people = [await create_admin(service, f"u{number}@example.com") for number in range(8)]
+
+    answers = await asyncio.gather(*(leave(service, who, who) for who in people))
+
+    assert Counter(answer.status_code for answer in answers) == {204: 7, 409: 1}
+    assert await active_admins(database) == 1
+
+
+async def log_in_again(service: Service, _who: LoggedIn, _admin: LoggedIn) -> Response:
+    return await post_log_in(service)
+
+
+async def log_out(service: Service, who: LoggedIn, _admin: LoggedIn) -> Response:
+    return await service.client.post("/auth/logout", headers=who.bearer)
+
+
+async def replay(service: Service, who: LoggedIn, _admin: LoggedIn) -> Response:
+    """`who` has refreshed twice since, so that this ends their session."""
+    return await refresh(service, who.refresh_token)
+
+
+async def ask_to_move(service: Service, who: LoggedIn, _admin: LoggedIn) -> Response:
+    body = {"new_email": "new@example.com", "current_password": PASSWORD}
+    return await service.client.post("/auth/email-change/request", json=body, headers=who.bearer)
+
+
+async def rename(service: Service, who: LoggedIn, admin: LoggedIn) -> Response:
+    return await patch(service, admin, who.user_id, name="Bo")
+
+
+async def promote(service: Service, who: LoggedIn, admin: LoggedIn) -> Response:
+    return await patch(service, admin, who.user_id, is_admin=True)
+
+
+async def disable_them(service: Service, who: LoggedIn, admin: LoggedIn) -> Response:
+    return await disable(service, admin, who)
+
+
+async def send_reset(service: Service, who: LoggedIn, admin: LoggedIn) -> Response:
+    return await service.client.post(f"/api/users/{who.user_id}/password-reset", headers=admin.bearer)
+
+
+async def revoke_sessions(service: Service, who: LoggedIn, admin: LoggedIn) -> Response:
+    return await service.client.delete(f"/api/users/{who.user_id}/sessions", headers=admin.bearer)
+
+
+RIVALS: tuple[Act, ...] = (
+    log_in_again,
+    log_out,
+    replay,
+    ask_to_move,
+    leave,
+    rename,
+    promote,
+    disable_them,
+    send_reset,
+    revoke_sessions,
+)
+
+
+async def meet(service: Service, rivals: tuple[Act, ...], *, rounds: int) -> Counter[int]:
+    """Remove somebody while they, or another administrator, do these; how all of it was answered."""
+    admin, other = await make_two(service, 0)
+    statuses = Counter[int]()
+    for _ in range(rounds):
+        await create_account(service)
+        ana = await log_in(service)
+        token = ana.refresh_token
+        for _ in range(2):
+            token = (await refresh(service, token)).json()["refresh_token"]
+
+        answers = await asyncio.gather(*(rival(service, ana, other) for rival in rivals), remove(service, admin, ana))
+
+        statuses.update(answer.status_code for answer in answers)
+        gone = await service.client.get(f"/api/users/{ana.user_id}", headers=admin.bearer)
+        assert gone.status_code == 404
+    return statuses
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
+async def test_all_that_meets_a_removal_gets_its_turn(mailing_service: Service, rounds: int) -> None:
+    statuses = await meet(mailing_service, RIVALS, rounds=rounds)
+
+    assert statuses.keys() <= {200, 202, 204, 401, 403, 404, 409}, statuses
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rival", RIVALS)
+async def test_what_meets_a_removal_gets_its_turn(mailing_service: Service, rival: Act) -> None:
+    statuses = await meet(mailing_service, (rival,), rounds=20)
+
+    assert statuses.keys() <= {200, 202, 204, 401, 403, 404, 409}, statuses
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
+async def test_what_administrators_do_while_they_are_removed_gets_its_turn(
+    mailing_service: Service, rounds: int
+) -> None:
+    service = mailing_service
+    remaining = await create_admin(service)
+    await create_account(service, "bob@example.com")
+    bob = await log_in(service, "bob@example.com")
+    statuses = Counter[int]()
+
+    for round_ in range(rounds):
+        leaving = await create_admin(service, "leaving@example.com")
+        invitation = {"email": f"new-{round_}@example.com"}
+        answers = await asyncio.gather(
+            rename(service, bob, leaving),
+            disable(service, leaving, bob),
+            send_reset(service, bob, leaving),
+            revoke_sessions(service, bob, leaving),
+            rename(service, leaving, leaving),
+            service.client.post("/api/users", json=invitation, headers=leaving.bearer),
+            remove(service, remaining, leaving),
+        )
+        statuses.update(answer.status_code for answer in answers)
+
+    assert statuses.keys() <= {200, 201, 202, 204, 401, 404, 409}, statuses
+    assert (await post_log_in(service, "leaving@example.com")).status_code == 401
+    assert (await me(service, remaining)).status_code == 200
