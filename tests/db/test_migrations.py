@@ -15,8 +15,8 @@ from sqlalchemy import Connection, inspect, text
 
 from src.db import AsyncDatabaseManager, BaseModel
 from src.db.migrations import DatabaseNotReadyError, head, is_current, migrate, migrating_connection, prepare
-from src.db.models import TokenPurpose
-from src.db.repositories import UserRepository, UserTokenRepository
+from src.db.models import AuditEventModel, TokenPurpose
+from src.db.repositories import AuditEventRepository, UserRepository, UserTokenRepository
 from tests.repositories.test_user import make_user
 
 ROOT = Path(__file__).parents[2]
@@ -56,11 +56,60 @@ async def test_alembic_goes_up_and_down_from_the_command_line(empty_url: str) ->
 
     alembic(empty_url, "downgrade", "base")
     assert await tables(empty_url) == {"alembic_version"}
+    assert await functions(empty_url) == set()
+
+    database = AsyncDatabaseManager(empty_url)
+    await migrate(database)
+    assert await origins_after_a_deletion(database) == [("on", None), ("by", None), ("on and by another", "192.0.2.1")]
+    await database.disconnect()
 
 
 @pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
 async def test_alembic_prints_the_sql_for_people_who_apply_it_by_hand(empty_url: str) -> None:
-    assert "CREATE TABLE users" in alembic(empty_url, "upgrade", "head", "--sql").stdout
+    printed = alembic(empty_url, "upgrade", "head", "--sql").stdout
+
+    database = AsyncDatabaseManager(empty_url)
+    async with database.engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        await driver.execute(printed)
+    assert await tables(empty_url) == {"alembic_version", *BaseModel.metadata.tables}
+    assert await functions(empty_url) == {"forget_origin"}
+    assert await origins_after_a_deletion(database) == [("on", None), ("by", None), ("on and by another", "192.0.2.1")]
+    async with database.session() as session:
+        assert await is_current(session)
+    await database.disconnect()
+
+
+async def functions(url: str) -> set[str]:
+    """Those that the migrations have made; SQLite has none."""
+    database = AsyncDatabaseManager(url)
+    names = set[str]()
+    if not database.is_sqlite:
+        async with database.session() as session:
+            query = text("SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace")
+            names = set(await session.scalars(query))
+    await database.disconnect()
+    return names
+
+
+async def origins_after_a_deletion(database: AsyncDatabaseManager) -> list[tuple[str | None, str | None]]:
+    """Where three acts came from, once the person is deleted whom they were done to or by."""
+    async with database.session() as session:
+        leaving, staying = [await UserRepository(session).add(make_user(email=f"{n}@example.com")) for n in range(2)]
+        events = {
+            "on": {"user_id": leaving.id},
+            "by": {"user_id": staying.id, "actor_id": leaving.id},
+            "on and by another": {"user_id": leaving.id, "actor_id": staying.id},
+        }
+        for changes, people in events.items():
+            event = AuditEventModel(kind="", outcome="", changes=changes, origin="192.0.2.1", **people)
+            await AuditEventRepository(session).add(event)
+        await session.commit()
+        await UserRepository(session).delete(leaving)
+        await session.commit()
+    async with database.session() as session:
+        return [(event.changes, event.origin) for event in await AuditEventRepository(session).list()]
 
 
 @pytest.mark.parametrize("name", ["alembic", "alembic.config", "alembic.op"])

@@ -2,16 +2,18 @@
 
 import asyncio
 from datetime import timedelta
+from uuid import UUID
 
-from sqlalchemy import update
+import pytest
+from sqlalchemy import delete, select, update
 
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
-from src.db.models import SessionModel, UserModel, UserTokenModel
-from src.db.repositories import SessionRepository, UserRepository, UserTokenRepository
+from src.db.models import AuditEventModel, SessionModel, UserModel, UserTokenModel
+from src.db.repositories import AuditEventRepository, SessionRepository, UserRepository, UserTokenRepository
 from src.services.purge import Purged, purge
 from tests.conftest import Service, make_settings
-from tests.steps import activate, create_account, expire_links, log_in, me, sign_up, token_of
+from tests.steps import activate, create_account, expire_links, log_in, me, post_log_in, sign_up, token_of
 
 LONG_AGO = timedelta(days=3)
 
@@ -76,6 +78,59 @@ async def test_a_young_sign_up_without_a_link_waits_as_long_as_one_with_a_link(
 
     async with database.session() as session:
         assert await UserRepository(session).count() == 1
+
+
+async def test_events_are_kept_for_as_long_as_the_setting_says(
+    service: Service, database: AsyncDatabaseManager
+) -> None:
+    for _ in range(3):
+        await post_log_in(service)
+    async with database.session() as session:
+        *_, old, older = (await session.scalars(select(AuditEventModel.id).order_by(AuditEventModel.id.desc()))).all()
+        for id_, seconds in ((old, 99), (older, 101)):
+            aged = utc_now() - timedelta(seconds=seconds)
+            await session.execute(update(AuditEventModel).where(AuditEventModel.id == id_).values(created_at=aged))
+        await session.commit()
+
+    purged = await purge(database, make_settings(audit_retention_seconds=100))
+
+    assert purged == Purged(tokens=0, sessions=0, sign_ups=0, mails=0, events=1)
+    async with database.session() as session:
+        assert not await AuditEventRepository(session).exists({"id": older})
+        assert await AuditEventRepository(session).count() == 2
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_events_of_somebody_who_is_being_deleted_are_not_waited_for(
+    service: Service, database: AsyncDatabaseManager
+) -> None:
+    user_id = UUID(await create_account(service))
+    await post_log_in(service, "ghost@example.com")
+    async with database.session() as deleting:
+        await deleting.execute(update(AuditEventModel).values(created_at=utc_now() - timedelta(days=366)))
+        await deleting.commit()
+        await deleting.execute(delete(UserModel).where(UserModel.id == user_id))
+
+        async with asyncio.timeout(10):
+            purged = await purge(database, make_settings())
+
+        await deleting.commit()
+    assert purged.events == 1
+    assert (await purge(database, make_settings())).events == 2
+
+
+async def test_a_sign_up_that_is_forgotten_is_taken_out_of_its_events(
+    service: Service, database: AsyncDatabaseManager
+) -> None:
+    await sign_up(service)
+    await age_users(database)
+    await expire_links(database)
+
+    await purge(database, make_settings())
+
+    async with database.session() as session:
+        event = await AuditEventRepository(session).get({"kind": "sign_up"})
+        assert (event.user_id, event.actor_id, event.origin) == (None, None, None)
 
 
 async def test_purges_and_activations_at_once_end_without_an_error(

@@ -196,7 +196,7 @@ class UserRepository(BaseRepository[UserModel]):
         if not rows:
             return {}
         added = await self._session.execute(statement, sorted(rows, key=itemgetter("email")))
-        return dict(row._tuple() for row in added.all())
+        return dict(added.all())
 
     async def list_live_sign_ups(self, email: str, *, limit: int, lock: bool = False) -> Sequence[UserModel]:
         """The newest sign-ups of an address that a link can still activate.
