@@ -31,10 +31,10 @@ ACCESS_LIFETIME = timedelta(minutes=15)
 IDLE_LIFETIME = timedelta(days=14)
 
 
-def run(*arguments: str, **environment: str) -> Result:
+def run(*arguments: str, stdin: str | bytes | None = None, **environment: str) -> Result:
     get_settings.cache_clear()
     try:
-        return CliRunner().invoke(app, arguments, env=environment)
+        return CliRunner().invoke(app, arguments, input=stdin, env=environment)
     finally:
         get_settings.cache_clear()
 

@@ -164,7 +164,8 @@ def import_users(
         with _progress(file) if is_shown else nullcontext(file) as lines:
             counts = in_database(lambda database: import_people(database, lines, report=report, dry_run=dry_run))
     except KeyboardInterrupt:
-        fail("Interrupted. Repeat the import: it goes on where it stopped.")
+        typer.echo("Interrupted. Repeat the import: it goes on where it stopped.", err=True)
+        raise
     if as_json:
         print_json(counts)
     else:
