@@ -44,6 +44,7 @@ migration: install ## Write a migration from the models: make migration m="add a
 
 bench: install ## Measure what the documentation claims
 	$(BIN)/python -m bench.reads_while_hashing
+	$(BIN)/python -m bench.user_pages
 
 image: ## Build the container image
 	docker build -t user-auth-service .

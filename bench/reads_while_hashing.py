@@ -6,20 +6,17 @@ when the busy p95 is more than three times the idle one.
 """
 
 import json
-import os
-import socket
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from http.client import HTTPConnection
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
 from uuid import uuid4
+
+from bench.service import connect, running_service
 
 LIMIT = 3.0  # busy p95 ÷ idle p95
 SIGN_UPS_IN_FLIGHT = 16
@@ -27,40 +24,7 @@ ROUNDS = 5
 PHASE_SECONDS = 2.0
 PACE_SECONDS = 0.01  # far below what the service can do: the question is how long one read takes, not how many fit
 SETTLE_SECONDS = 0.5
-TIMEOUT_SECONDS = 30
-
-
-@contextmanager
-def running_service() -> Iterator[int]:
-    """The port of a service of its own, which is stopped in the end."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port: int = probe.getsockname()[1]
-    with TemporaryDirectory() as folder:
-        settings = {"APP_ENV": "test", "AUTH_BCRYPT_ROUNDS": "12", "WEB_CONCURRENCY": "1"}
-        settings["DATABASE_URL"] = f"sqlite:///{folder}/users.db"
-        command = [sys.executable, "-m", "uvicorn", "src.api.app:app", "--port", str(port), "--no-access-log"]
-        service = subprocess.Popen(command, cwd=Path(__file__).parents[1], env=os.environ | settings)
-        try:
-            wait_until_listening(service, port)
-            yield port
-        finally:
-            service.kill()  # nothing of it is kept
-            service.wait()
-
-
-def wait_until_listening(service: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while service.poll() is None and time.monotonic() < deadline:
-        try:
-            return socket.create_connection(("127.0.0.1", port)).close()
-        except ConnectionRefusedError:
-            time.sleep(0.05)
-    raise SystemExit("The service did not start.")
-
-
-def connect(port: int) -> HTTPConnection:
-    """Not httpx: it would take as long as the service does, and so hide half of what is measured."""
-    return HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
+SETTINGS = {"AUTH_BCRYPT_ROUNDS": "12"}
 
 
 def sign_up(connection: HTTPConnection) -> str:
@@ -121,7 +85,7 @@ def percentile(phases: list[list[float]], percent: int) -> float:
 def main() -> int:
     """The exit status: 1 when hashing makes reads slower than `LIMIT` allows."""
     idle, busy, hashes = list[list[float]](), list[list[float]](), 0
-    with running_service() as port:
+    with TemporaryDirectory() as folder, running_service(f"sqlite:///{folder}/users.db", **SETTINGS) as port:
         with closing(connect(port)) as connection:
             user_id = sign_up(connection)
         read_at_a_pace(port, user_id)  # not counted: the first reads fill caches
