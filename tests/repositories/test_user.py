@@ -1,12 +1,14 @@
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy.exc import IntegrityError, MultipleResultsFound
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from src.core.exceptions import UserEmailTakenError, UserNotFoundError
+from src.core.passwords import UNUSABLE_PASSWORD
 from src.db.models import UserModel
-from src.db.repositories import UserRepository
+from src.db.repositories import UserFilter, UserRepository
 
 
 def make_user(email: str | None = "ana@example.com", **values: Any) -> UserModel:
@@ -118,6 +120,59 @@ class TestUserRepository:
         rest = await users.list(limit=2, after=first[-1].id)
 
         assert [user.id for user in (*first, *rest)] == [user.id for user in added]
+
+    async def test_records_page_by_id_in_either_order_and_hold_no_hash(self, session: AsyncSession) -> None:
+        users = UserRepository(session)
+        ids = [(await users.add(make_user(f"u{number}@example.com"))).id for number in range(4)]
+
+        oldest = await users.list_records(UserFilter(), order="oldest", limit=2, after=ids[0])
+        newest = await users.list_records(UserFilter(), order="newest", limit=2, after=ids[3])
+
+        assert [record.id for record in oldest] == ids[1:3]
+        assert [record.id for record in newest] == ids[2:0:-1]
+        assert "<bcrypt-hash>" not in str(oldest)
+        assert await users.count_records(UserFilter()) == 4
+
+    async def test_the_record_of_nobody_raises(self, session: AsyncSession) -> None:
+        with pytest.raises(UserNotFoundError):
+            await UserRepository(session).get_record(uuid4())
+
+    async def test_only_an_active_account_counts_as_another_administrator(self, session: AsyncSession) -> None:
+        users = UserRepository(session)
+        admin = await users.add(make_user(is_admin=True))
+        await users.add(make_user("person@example.com"))
+        await users.add(make_user("disabled@example.com", is_admin=True, is_active=False))
+        await users.add(make_user("pending@example.com", is_admin=True, activated_at=None))
+        assert not await users.has_other_admin(admin.id)
+
+        other = await users.add(make_user("other@example.com", is_admin=True))
+
+        assert await users.has_other_admin(admin.id)
+        assert await users.has_other_admin(other.id)
+
+    async def test_find_invitation_answers_with_neither_a_sign_up_nor_an_account(self, session: AsyncSession) -> None:
+        users = UserRepository(session)
+        await users.add(make_user(activated_at=None))
+        await users.add(make_user(hashed_password=UNUSABLE_PASSWORD))
+        assert await users.find_invitation("ana@example.com") is None
+
+        invited = await users.add(make_user(hashed_password=UNUSABLE_PASSWORD, activated_at=None))
+
+        assert await users.find_invitation("ana@example.com") == invited
+
+    async def test_activating_an_invitation_stores_its_password_and_a_sign_up_keeps_its_own(
+        self, session: AsyncSession
+    ) -> None:
+        users = UserRepository(session)
+        invited = await users.add(make_user(hashed_password=UNUSABLE_PASSWORD, is_active=False, activated_at=None))
+        signed_up = await users.add(make_user("bob@example.com", is_active=False, activated_at=None))
+
+        assert await users.activate(invited.id, hashed_password="<chosen>")
+        assert await users.activate(signed_up.id)
+
+        assert await users.find_hashed_password(invited.id) == "<chosen>"
+        assert await users.find_hashed_password(signed_up.id) == "<bcrypt-hash>"
+        assert not await users.activate(invited.id, hashed_password="<other>")
 
     async def test_times_come_back_aware(self, session: AsyncSession) -> None:
         users = UserRepository(session)
