@@ -14,14 +14,15 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 from uuid import UUID
 
-from httpx import Request, Response
-from sqlalchemy import Row, event, select, update
+import pytest
+from httpx import ASGITransport, AsyncClient, Request, Response
+from sqlalchemy import Row, delete, event, select, text, update
 
 from src.core.exceptions import AppException
 from src.core.passwords import hash_password
 from src.db import AsyncDatabaseManager, BaseModel
 from src.db.base import utc_now
-from src.db.models import AuditEventModel, EventKind, ServiceClientModel, UserModel
+from src.db.models import AuditEventModel, EventKind, EventOutcome, ServiceClientModel, UserModel
 from src.services.clients import ClientSecret
 from src.services.imports import import_people
 from tests.conftest import Service, StartService
@@ -798,12 +799,14 @@ async def events_since(database: AsyncDatabaseManager, newest: UUID) -> list[Eve
         services = (await session.execute(select(ServiceClientModel.id, ServiceClientModel.name))).all()
         new = select(AuditEventModel).where(AuditEventModel.id > newest).order_by(AuditEventModel.id)
         events = (await session.scalars(new)).all()
+    assert {event.outcome for event in events if event.reason} <= {"failure"}
+    assert {event.outcome for event in events if not event.reason} <= {"success"}
     names: dict[UUID | None, str] = {id_: email.partition("@")[0] for id_, email in people}
     names |= {id_: name.partition("-")[0] for id_, name in services}
     return [
         Event(
             kind=EventKind(event.kind),
-            reason=event.reason if event.outcome == "failure" else None,
+            reason=event.reason,
             on=names.get(event.user_id),
             by=names.get(event.actor_id),
             client=names.get(event.client_id),
@@ -831,6 +834,17 @@ async def test_that_the_service_is_busy_is_no_refusal(
     await asyncio.gather(*holding)
     assert response.status_code == 503
     assert await list_events(database) == []
+
+
+async def test_the_zone_of_an_ipv6_address_is_not_stored(service: Service, database: AsyncDatabaseManager) -> None:
+    transport = ASGITransport(app=service.app, client=("fe80::1%" + "z" * 50, 1))
+    await create_account(service)
+
+    async with AsyncClient(transport=transport, base_url="http://test") as client:
+        response = await client.post("/auth/login", json={"email": "ana@example.com", "password": PASSWORD})
+
+    assert response.status_code == 200
+    assert (await list_events(database))[0].origin == "fe80::1"
 
 
 class TestAnUnknownAddress:
@@ -913,6 +927,23 @@ class TestWhoIsGone:
         assert (response.status_code, response.json()["code"]) == (401, "INVALID_ACCESS_TOKEN")
         event = (await events_since(database, NOBODY))[-1]
         assert event == Event(EventKind.PASSWORD_CHANGE, "INVALID_ACCESS_TOKEN", origin=None)
+
+    @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+    async def test_a_refusal_waits_to_see_whether_who_is_being_deleted_is_gone(
+        self, service: Service, database: AsyncDatabaseManager
+    ) -> None:
+        user_id = UUID(await create_account(service))
+        async with database.session() as deleting:
+            await deleting.execute(delete(UserModel).where(UserModel.id == user_id))
+
+            refused = asyncio.create_task(post_log_in(service, password="a-wrong-password"))
+            while not (await deleting.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))):
+                assert not refused.done()
+            await deleting.commit()
+
+        assert (await refused).status_code == 401
+        event = (await events_since(database, NOBODY))[-1]
+        assert event == Event(EventKind.LOG_IN, "INVALID_CREDENTIALS", origin=None)
 
     async def test_somebody_who_leaves_is_taken_out_of_every_event(
         self, service: Service, database: AsyncDatabaseManager
@@ -1065,16 +1096,17 @@ async def test_what_cannot_be_filtered_by_is_a_422_that_names_it(service: Servic
     assert refusals == {key: (422, "VALIDATION_ERROR", [f"query.{key[0]}"]) for key in refusals}
 
 
-async def test_a_page_holds_as_many_events_as_are_asked_for_and_fifty_otherwise(service: Service) -> None:
+async def test_a_page_holds_as_many_events_as_are_asked_for_and_fifty_otherwise(
+    service: Service, database: AsyncDatabaseManager
+) -> None:
     root = await create_admin(service)
-    for _ in range(101):
-        await service.client.post("/auth/logout", json={"refresh_token": "none"})
+    async with database.session() as session:
+        session.add_all(AuditEventModel(kind=EventKind.LOG_OUT, outcome=EventOutcome.SUCCESS) for _ in range(101))
+        await session.commit()
 
-    lengths = [
-        len((await get_events(service, root, **query)).json()["items"]) for query in ({"limit": 100}, {}, {"limit": 1})
-    ]
+    pages = [await get_events(service, root, **query) for query in ({"limit": 100}, {}, {"limit": 1})]
 
-    assert lengths == [100, 50, 1]
+    assert [len(page.json()["items"]) for page in pages] == [100, 50, 1]
 
 
 async def test_only_administrators_and_services_with_the_scope_read_the_trail(service: Service) -> None:
