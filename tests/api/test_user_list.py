@@ -167,6 +167,7 @@ async def test_filters_find_those_of_whom_all_of_them_hold(
         (("is_active", "true"),): ["admin", "emile", "percent", "under"],
         (("is_active", "false"),): ["disabled", "former"],
         (("is_admin", "true"),): ["admin", "former"],
+        (("is_admin", "false"),): ["emile", "percent", "under", "disabled"],
         (("is_admin", "true"), ("is_active", "false")): ["former"],
         (("pending", "true"),): ["waiting"],
         (("pending", "true"), ("name", "ÉMILE")): ["waiting"],
