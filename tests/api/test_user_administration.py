@@ -170,6 +170,7 @@ class TestRemoving:
         self, mailing_service: Service, database: AsyncDatabaseManager
     ) -> None:
         service, admin = mailing_service, await create_admin(mailing_service)
+        await request_reset(service)  # of an address that is nobody's yet
         ana_id = await create_account(service, name="Ana the Unique")
         ana = await log_in(service)
         await request_reset(service)
