@@ -1,17 +1,27 @@
 """OpenAPI is exact: it documents what the routes answer, and they answer nothing else."""
 
+import asyncio
+from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.core.result import Ok
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.schemas import APIOperation
+from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
 from src.api.app import create_app
 from src.api.app import db as production_db
+from src.api.dependencies import get_email_utils
+from src.core.passwords import UNUSABLE_PASSWORD
+from src.core.tokens import TokenSigner
 from src.db import AsyncDatabaseManager
-from tests.conftest import Service, make_settings
+from src.db.base import utc_now
+from src.db.models import SessionModel, UserModel
+from src.db.repositories import SessionRepository, UserRepository
+from tests.conftest import Mailbox, Service, make_settings
 
 METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -97,19 +107,39 @@ async def test_the_documentation_is_served(service: Service) -> None:
     assert "swagger" in response.text
 
 
-def test_whatever_is_sent_the_answer_is_a_documented_one(migrated_sqlite_copy: str) -> None:
-    app = create_app(make_settings())
+async def log_in_an_admin(url: str, signer: TokenSigner) -> dict[str, str]:
+    """A new administrator, and the header of their session."""
+    database, later = AsyncDatabaseManager(url), utc_now() + timedelta(hours=1)
+    async with database.session() as session:
+        admin = UserModel(email=f"{uuid4()}@example.com", hashed_password=UNUSABLE_PASSWORD, is_admin=True)
+        await UserRepository(session).add(admin)
+        row = SessionModel(user_id=admin.id, idle_expires_at=later, expires_at=later)
+        await SessionRepository(session).add(row)
+        await session.commit()
+    await database.disconnect()
+    return {"Authorization": f"Bearer {signer.sign_access(admin.id, row.id)}"}
+
+
+@pytest.mark.parametrize("is_admin", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_whatever_is_sent_the_answer_is_a_documented_one(migrated_sqlite_copy: str, *, is_admin: bool) -> None:
+    app, mailbox = create_app(make_settings()), Mailbox()
     database = AsyncDatabaseManager(migrated_sqlite_copy)
     app.dependency_overrides[production_db.session_dependency] = database.session_dependency
+    app.dependency_overrides[get_email_utils] = lambda: mailbox
     contract = schemathesis.openapi.from_asgi("/openapi.json", app)
 
     for found in contract.get_all_operations():
         assert isinstance(found, Ok)
+        # Of its own for each operation: some end it.
+        headers = asyncio.run(log_in_an_admin(migrated_sqlite_copy, app.state.signer)) if is_admin else {}
+        send_examples(found.ok(), headers, count=25 if is_admin else 10)
 
-        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(case=found.ok().as_strategy())
-        def send(case: schemathesis.Case[Any]) -> None:
-            # A schema cannot say which passwords are common or which tokens exist.
-            case.call_and_validate(excluded_checks=[positive_data_acceptance])
 
-        send()
+def send_examples(operation: APIOperation[Any, Any, Any, Any], headers: dict[str, str], count: int) -> None:
+    @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy())
+    def send(case: schemathesis.Case[Any]) -> None:
+        # A schema cannot say which passwords are common, nor which tokens exist.
+        case.call_and_validate(headers=headers, excluded_checks=[positive_data_acceptance, ignored_auth])
+
+    send()
