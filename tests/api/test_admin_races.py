@@ -37,6 +37,18 @@ async def be_demoted(service: Service, who: LoggedIn, whom: LoggedIn) -> Respons
     return await demote(service, whom, who)
 
 
+async def step_down(service: Service, who: LoggedIn, _whom: LoggedIn) -> Response:
+    return await demote(service, who, who)
+
+
+async def disable_oneself(service: Service, who: LoggedIn, _whom: LoggedIn) -> Response:
+    return await disable(service, who, who)
+
+
+async def remove_oneself(service: Service, who: LoggedIn, _whom: LoggedIn) -> Response:
+    return await remove(service, who, who)
+
+
 async def patch(service: Service, who: LoggedIn, user_id: str, **body: Any) -> Response:
     return await service.client.patch(f"/api/users/{user_id}", json=body, headers=who.bearer)
 
@@ -83,6 +95,9 @@ async def test_of_two_administrators_who_demote_each_other_one_remains(
         pytest.param((remove, demote), {200, 204, 401, 403, 409}, id="remove-demote"),
         pytest.param((leave, be_demoted), {200, 204, 401, 409}, id="leave-demote"),
         pytest.param((leave, leave), {204, 409}, id="leave-leave"),
+        # The only rows that both of these must wait for are those of all administrators.
+        pytest.param((step_down, step_down), {200, 409}, id="step-down-both"),
+        pytest.param((disable_oneself, remove_oneself), {200, 204, 409}, id="disable-and-remove-oneself"),
     ],
 )
 async def test_of_two_administrators_who_act_at_once_one_remains(
@@ -162,18 +177,28 @@ RIVALS: tuple[Act, ...] = (
 
 
 async def meet(service: Service, rivals: tuple[Act, ...], *, rounds: int) -> Counter[int]:
-    """Remove somebody while they, or another administrator, do these; how all of it was answered."""
+    """Remove somebody while they, or another administrator, do these; how all of it was answered.
+
+    They begin a little later in each round, so that they meet every step of the removal.
+    """
     admin, other = await make_two(service, 0)
-    statuses = Counter[int]()
-    for _ in range(rounds):
+    statuses, removal_seconds = Counter[int](), 0.0
+
+    async def do(rival: Act, who: LoggedIn, delay: float) -> Response:
+        await asyncio.sleep(delay)
+        return await rival(service, who, other)
+
+    for round_ in range(rounds):
         await create_account(service)
         ana = await log_in(service)
         token = ana.refresh_token
         for _ in range(2):
             token = (await refresh(service, token)).json()["refresh_token"]
 
-        answers = await asyncio.gather(*(rival(service, ana, other) for rival in rivals), remove(service, admin, ana))
+        delay = removal_seconds * round_ / rounds
+        answers = await asyncio.gather(*(do(rival, ana, delay) for rival in rivals), remove(service, admin, ana))
 
+        removal_seconds = answers[-1].elapsed.total_seconds()
         statuses.update(answer.status_code for answer in answers)
         gone = await service.client.get(f"/api/users/{ana.user_id}", headers=admin.bearer)
         assert gone.status_code == 404
