@@ -1,30 +1,21 @@
 """The outbox as operators see it: `python -m src outbox`."""
 
+import asyncio
 import json
-import os
-import subprocess
-import sys
 from uuid import uuid4
 
 import pytest
+from typer.testing import Result
 
 from src.db import AsyncDatabaseManager
 from src.db.models import OutboxEmailModel, OutboxStatus
 from src.db.repositories import OutboxRepository
 from src.email import MessageKind
-from tests.test_running import ROOT
+from tests.test_cli import run
 
 
-def run(database_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "src", "outbox", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"DATABASE_URL": database_url},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+async def outbox(database_url: str, *arguments: str) -> Result:
+    return await asyncio.to_thread(run, "outbox", *arguments, DATABASE_URL=database_url)
 
 
 async def add(database: AsyncDatabaseManager, email: str, status: OutboxStatus, attempts: int) -> OutboxEmailModel:
@@ -62,9 +53,9 @@ async def read(database: AsyncDatabaseManager, mail: OutboxEmailModel) -> tuple[
 async def test_list_shows_what_waits_and_what_is_dead_and_why(
     database_url: str, mails: dict[str, OutboxEmailModel]
 ) -> None:
-    listed = run(database_url, "list")
+    listed = await outbox(database_url, "list")
 
-    assert listed.returncode == 0, listed.stderr
+    assert listed.exit_code == 0, listed.stderr
     waiting, dead, dead_too = listed.stdout.splitlines()
     assert waiting.startswith(f"{mails['waiting'].id}  queued  account_deleted    attempts  0  due ")
     assert "waiting@example.com" in waiting
@@ -75,7 +66,7 @@ async def test_list_shows_what_waits_and_what_is_dead_and_why(
 
 
 async def test_list_prints_the_same_in_json_for_programs(database_url: str, mails: dict[str, OutboxEmailModel]) -> None:
-    listed = run(database_url, "list", "--json")
+    listed = await outbox(database_url, "list", "--json")
 
     waiting, dead, _ = json.loads(listed.stdout)
     assert waiting == {
@@ -92,21 +83,21 @@ async def test_list_prints_the_same_in_json_for_programs(database_url: str, mail
 
 
 async def test_retry_counts_in_json_for_programs(database_url: str, mails: dict[str, OutboxEmailModel]) -> None:
-    retried = run(database_url, "retry", "--json")
+    retried = await outbox(database_url, "retry", "--json")
 
     assert json.loads(retried.stdout) == {"queued": 2}
 
 
 async def test_list_shows_no_more_than_it_is_asked_for(database_url: str, mails: dict[str, OutboxEmailModel]) -> None:
-    assert len(run(database_url, "list", "--limit", "2").stdout.splitlines()) == 2
+    assert len((await outbox(database_url, "list", "--limit", "2")).stdout.splitlines()) == 2
 
 
 async def test_retry_queues_one_dead_letter_with_all_its_attempts_again(
     database_url: str, database: AsyncDatabaseManager, mails: dict[str, OutboxEmailModel]
 ) -> None:
-    retried = run(database_url, "retry", str(mails["dead"].id))
+    retried = await outbox(database_url, "retry", str(mails["dead"].id))
 
-    assert (retried.returncode, retried.stdout) == (0, "Queued 1 again.\n")
+    assert (retried.exit_code, retried.stdout) == (0, "Queued 1 again.\n")
     assert await read(database, mails["dead"]) == (OutboxStatus.QUEUED, 0)
     assert await read(database, mails["dead too"]) == (OutboxStatus.DEAD, 25)
 
@@ -114,9 +105,9 @@ async def test_retry_queues_one_dead_letter_with_all_its_attempts_again(
 async def test_retry_alone_queues_every_dead_letter_and_nothing_else(
     database_url: str, database: AsyncDatabaseManager, mails: dict[str, OutboxEmailModel]
 ) -> None:
-    retried = run(database_url, "retry")
+    retried = await outbox(database_url, "retry")
 
-    assert (retried.returncode, retried.stdout) == (0, "Queued 2 again.\n")
+    assert (retried.exit_code, retried.stdout) == (0, "Queued 2 again.\n")
     for name in ("dead", "dead too"):
         assert await read(database, mails[name]) == (OutboxStatus.QUEUED, 0)
     assert await read(database, mails["sent"]) == (OutboxStatus.SENT, 1)
@@ -124,7 +115,7 @@ async def test_retry_alone_queues_every_dead_letter_and_nothing_else(
 
 async def test_retry_of_what_is_no_dead_letter_says_so(database_url: str, mails: dict[str, OutboxEmailModel]) -> None:
     for id_ in (uuid4(), mails["sent"].id, mails["waiting"].id):
-        retried = run(database_url, "retry", str(id_))
+        retried = await outbox(database_url, "retry", str(id_))
 
-        assert retried.returncode == 1
+        assert retried.exit_code == 1
         assert retried.stderr == f"There is no dead letter {id_}: see `python -m src outbox list`.\n"

@@ -25,6 +25,8 @@ from tests.smtp_server import MailServer, Mood, link_in
 from tests.steps import PASSWORD, token_of
 from tests.test_running import ROOT, Running, run_service
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 20  # the longest that anything here is waited for
 
 
@@ -223,7 +225,6 @@ async def test_a_worker_that_is_killed_between_sending_and_marking_repeats_that_
     assert first["Message-ID"] == again["Message-ID"]
 
 
-@pytest.mark.slow
 async def test_a_worker_that_is_killed_before_the_server_took_the_mail_sends_it_once(
     database_url: str, database: AsyncDatabaseManager, tmp_path: Path
 ) -> None:
@@ -249,7 +250,6 @@ async def test_a_worker_that_is_killed_before_the_server_took_the_mail_sends_it_
     assert server.recipients == ["ana@example.com"]
 
 
-@pytest.mark.slow
 async def test_a_stop_lets_through_what_is_being_sent(
     database_url: str, database: AsyncDatabaseManager, tmp_path: Path
 ) -> None:
@@ -266,7 +266,6 @@ async def test_a_stop_lets_through_what_is_being_sent(
         assert "Traceback" not in service.log
 
 
-@pytest.mark.slow
 async def test_a_stop_gives_back_what_hangs_so_that_another_may_send_it_at_once(
     database_url: str, database: AsyncDatabaseManager, tmp_path: Path
 ) -> None:
@@ -288,7 +287,6 @@ async def test_a_stop_gives_back_what_hangs_so_that_another_may_send_it_at_once(
         assert (mail.status, mail.attempts, mail.lease_id) == (OutboxStatus.QUEUED, 0, None)
 
 
-@pytest.mark.slow
 async def test_a_stop_while_the_server_owes_its_goodbye_repeats_nothing(
     database_url: str, database: AsyncDatabaseManager, tmp_path: Path
 ) -> None:
@@ -304,7 +302,6 @@ async def test_a_stop_while_the_server_owes_its_goodbye_repeats_nothing(
         assert [mail.status for mail in (await mails(database)).values()] == [OutboxStatus.SENT]
 
 
-@pytest.mark.slow
 async def test_two_workers_share_the_mails_and_stop_when_told(
     database_url: str, database: AsyncDatabaseManager, tmp_path: Path
 ) -> None:

@@ -23,6 +23,8 @@ from tests.core.test_keys import rotate_ago
 from tests.steps import PASSWORD, LoggedIn, read_tokens, token_of
 from tests.test_running import ROOT, Running
 
+pytestmark = pytest.mark.slow
+
 CREDENTIALS = {"email": "ana@example.com", "password": PASSWORD}
 
 

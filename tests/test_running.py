@@ -73,6 +73,7 @@ def test_it_starts_on_nothing_and_stops_when_told(tmp_path: Path) -> None:
         assert "Traceback" not in service.log
 
 
+@pytest.mark.slow
 def test_two_workers_start_together_on_an_empty_database(empty_url: str, tmp_path: Path) -> None:
     environment = {"DATABASE_URL": empty_url, "DATABASE_AUTO_MIGRATE": "true"}
     with run_service(tmp_path, "--workers", "2", **environment) as service:
@@ -84,6 +85,7 @@ def test_two_workers_start_together_on_an_empty_database(empty_url: str, tmp_pat
         assert service.log.count("Running upgrade  ->") == 1
 
 
+@pytest.mark.slow
 async def test_fifty_clicks_on_one_link_reach_two_workers(database_url: str, tmp_path: Path) -> None:
     with run_service(tmp_path, "--workers", "2", DATABASE_URL=database_url) as service:
         service.wait_until_ready()
@@ -98,6 +100,7 @@ async def test_fifty_clicks_on_one_link_reach_two_workers(database_url: str, tmp
 
 
 @pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
+@pytest.mark.slow
 def test_a_database_that_is_behind_stops_the_start_with_one_clear_sentence(empty_url: str, tmp_path: Path) -> None:
     with run_service(tmp_path, DATABASE_URL=empty_url) as service:
         assert service.process.wait(20) != 0
@@ -115,6 +118,7 @@ def test_a_database_that_is_behind_stops_the_start_with_one_clear_sentence(empty
         "postgresql://nobody@127.0.0.1:1/nothing",
     ],
 )
+@pytest.mark.slow
 def test_a_database_that_cannot_be_opened_stops_the_start_with_one_clear_sentence(url: str, tmp_path: Path) -> None:
     with run_service(tmp_path, DATABASE_URL=url) as service:
         assert service.process.wait(20) != 0
@@ -124,6 +128,7 @@ def test_a_database_that_cannot_be_opened_stops_the_start_with_one_clear_sentenc
         assert "Traceback" not in service.log
 
 
+@pytest.mark.slow
 def test_a_request_that_is_cut_off_by_the_stop_gets_the_envelope(tmp_path: Path) -> None:
     with run_service(
         tmp_path,
@@ -145,6 +150,7 @@ def test_a_request_that_is_cut_off_by_the_stop_gets_the_envelope(tmp_path: Path)
         assert "Traceback" not in service.log
 
 
+@pytest.mark.slow
 def test_a_database_in_memory_is_refused(tmp_path: Path) -> None:
     with run_service(tmp_path, DATABASE_URL="sqlite+aiosqlite:///:memory:") as service:
         assert service.process.wait(20) != 0
@@ -153,6 +159,7 @@ def test_a_database_in_memory_is_refused(tmp_path: Path) -> None:
         assert "Traceback" not in service.log
 
 
+@pytest.mark.slow
 def test_production_without_mail_stops_the_start_with_one_clear_sentence(tmp_path: Path) -> None:
     with run_service(tmp_path, APP_ENV="production") as service:
         assert service.process.wait(20) != 0
