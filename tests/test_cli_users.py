@@ -98,7 +98,9 @@ class Terminal:
         """Wait for the prompt: what is typed before it is shown, as nobody has told the terminal yet not to."""
         before = len(self.screen)
         while prompt not in self.screen[before:]:
-            self.screen += self._read()
+            text = self._read()
+            assert text, f"The command has ended:\n{self.screen}"
+            self.screen += text
         os.write(self._end, text.encode())
 
     def finish(self) -> int:
