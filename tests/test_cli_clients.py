@@ -76,6 +76,7 @@ async def test_list_shows_what_each_client_may_and_never_a_secret(
     first = await print_secret(database_url, *CREATE)
     second = await print_secret(database_url, "rotate", "reports")
     idle = await print_secret(database_url, "create", "idle", "--scope", "users:write")
+    idle_again = await print_secret(database_url, "rotate", "idle")
     await clients(database_url, "revoke", "idle")
     await post_client_credentials(service, second)
 
@@ -92,8 +93,8 @@ async def test_list_shows_what_each_client_may_and_never_a_secret(
     for part in (str(second.client_id), "reports  audit:read users:read  created 20", "last used 20", "valid until 20"):
         assert part in shown_reports
     assert ", never used, revoked 20" in shown_revoked
-    secrets = {each.client_secret for each in (first, second, idle)} | await find_hashes(database)
-    assert len(secrets) == 6
+    secrets = {each.client_secret for each in (first, second, idle, idle_again)} | await find_hashes(database)
+    assert len(secrets) == 8
     for output in (text.output, json.dumps([reports, revoked])):
         assert not [each for each in secrets if each in output]
 

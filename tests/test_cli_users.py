@@ -9,12 +9,14 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from select import select
+from typing import Any, Self
 from uuid import UUID, uuid4
 
 import pytest
 from httpx import ASGITransport, AsyncClient
-from sqlalchemy import insert, select
+from sqlalchemy import insert
+from sqlalchemy import select as query
 from typer.testing import Result
 
 from src.api.dependencies import db as production_db
@@ -58,7 +60,7 @@ async def find_events(database: AsyncDatabaseManager) -> list[tuple[Any, ...]]:
     event = AuditEventModel
     columns = (event.kind, event.outcome, event.reason, event.user_id, event.actor_id, event.changes, event.origin)
     async with database.session() as session:
-        return [tuple(row) for row in (await session.execute(select(*columns).order_by(event.id))).all()]
+        return [tuple(row) for row in (await session.execute(query(*columns).order_by(event.id))).all()]
 
 
 async def find_user(database: AsyncDatabaseManager, id_: str) -> UserModel | None:
@@ -94,22 +96,31 @@ class Terminal:
         os.close(other_end)
         self.screen = ""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._end)
+
     def type_after(self, prompt: str, text: str) -> None:
         """Wait for the prompt: what is typed before it is shown, as nobody has told the terminal yet not to."""
         before = len(self.screen)
         while prompt not in self.screen[before:]:
-            text = self._read()
-            assert text, f"The command has ended:\n{self.screen}"
-            self.screen += text
+            shown = self._read()
+            assert shown, f"The command has ended:\n{self.screen}"
+            self.screen += shown
         os.write(self._end, text.encode())
 
     def finish(self) -> int:
-        while text := self._read():
-            self.screen += text
-        os.close(self._end)
+        while shown := self._read():
+            self.screen += shown
         return self._process.wait(10)
 
     def _read(self) -> str:
+        is_readable, _, _ = select([self._end], [], [], 30)
+        assert is_readable, f"Nothing happens any more:\n{self.screen}"
         try:
             return os.read(self._end, 4096).decode()
         except OSError:  # Linux says so at the end
@@ -137,11 +148,12 @@ class TestCreateAdmin:
         assert "run `python -m alembic upgrade head`" in refused.stderr
 
     def test_it_asks_for_the_password_twice_and_never_shows_it(self, migrated_sqlite_copy: str) -> None:
-        terminal = Terminal("create-admin", ADMIN, DATABASE_URL=migrated_sqlite_copy)
-        terminal.type_after("Password: ", f"{PASSWORD}\n")
-        terminal.type_after("Repeat for confirmation: ", f"{PASSWORD}\n")
+        with Terminal("create-admin", ADMIN, DATABASE_URL=migrated_sqlite_copy) as terminal:
+            terminal.type_after("Password: ", f"{PASSWORD}\n")
+            terminal.type_after("Repeat for confirmation: ", f"{PASSWORD}\n")
+            exit_code = terminal.finish()
 
-        assert terminal.finish() == 0
+        assert exit_code == 0
         assert f"{ADMIN} is an administrator: " in terminal.screen
         assert PASSWORD not in terminal.screen
 
@@ -424,7 +436,7 @@ class TestChanges:
         await users(database_url, "delete", id_, "--yes", SMTP_HOST=smtp_host, SMTP_FROM="accounts@example.com")
 
         async with database.session() as session:
-            mails = (await session.execute(select(OutboxEmailModel.kind, OutboxEmailModel.to_email))).all()
+            mails = (await session.execute(query(OutboxEmailModel.kind, OutboxEmailModel.to_email))).all()
         assert [tuple(mail) for mail in mails] == ([("account_removed", "ana@example.com")] if smtp_host else [])
 
 
@@ -467,9 +479,10 @@ class TestImport:
         file = tmp_path / "people.jsonl"
         file.write_text(person("ana@example.com") + person("canary") + person("ben@example.com"))
 
-        terminal = Terminal("users", "import", str(file), DATABASE_URL=migrated_sqlite_copy)
+        with Terminal("users", "import", str(file), DATABASE_URL=migrated_sqlite_copy) as terminal:
+            exit_code = terminal.finish()
 
-        assert terminal.finish() == 1
+        assert exit_code == 1
         assert "[####################################]  100%" in terminal.screen
         assert "\r\x1b[Kline 2: email: is not" in terminal.screen
         assert terminal.screen.endswith("Imported 2, unchanged 0, refused 1.\r\n")
