@@ -9,14 +9,13 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from select import select
+from select import POLLIN, poll
 from typing import Any, Self
 from uuid import UUID, uuid4
 
 import pytest
 from httpx import ASGITransport, AsyncClient
-from sqlalchemy import insert
-from sqlalchemy import select as query
+from sqlalchemy import insert, select
 from typer.testing import Result
 
 from src.api.dependencies import db as production_db
@@ -60,7 +59,7 @@ async def find_events(database: AsyncDatabaseManager) -> list[tuple[Any, ...]]:
     event = AuditEventModel
     columns = (event.kind, event.outcome, event.reason, event.user_id, event.actor_id, event.changes, event.origin)
     async with database.session() as session:
-        return [tuple(row) for row in (await session.execute(query(*columns).order_by(event.id))).all()]
+        return [tuple(row) for row in (await session.execute(select(*columns).order_by(event.id))).all()]
 
 
 async def find_user(database: AsyncDatabaseManager, id_: str) -> UserModel | None:
@@ -94,6 +93,8 @@ class Terminal:
             start_new_session=True,
         )
         os.close(other_end)
+        self._output = poll()
+        self._output.register(self._end, POLLIN)
         self.screen = ""
 
     def __enter__(self) -> Self:
@@ -119,8 +120,7 @@ class Terminal:
         return self._process.wait(10)
 
     def _read(self) -> str:
-        is_readable, _, _ = select([self._end], [], [], 30)
-        assert is_readable, f"Nothing happens any more:\n{self.screen}"
+        assert self._output.poll(30_000), f"Nothing happens any more:\n{self.screen}"
         try:
             return os.read(self._end, 4096).decode()
         except OSError:  # Linux says so at the end
@@ -147,6 +147,7 @@ class TestCreateAdmin:
         assert (refused.exit_code, refused.stdout) == (1, "")
         assert "run `python -m alembic upgrade head`" in refused.stderr
 
+    @pytest.mark.slow
     def test_it_asks_for_the_password_twice_and_never_shows_it(self, migrated_sqlite_copy: str) -> None:
         with Terminal("create-admin", ADMIN, DATABASE_URL=migrated_sqlite_copy) as terminal:
             terminal.type_after("Password: ", f"{PASSWORD}\n")
@@ -436,7 +437,7 @@ class TestChanges:
         await users(database_url, "delete", id_, "--yes", SMTP_HOST=smtp_host, SMTP_FROM="accounts@example.com")
 
         async with database.session() as session:
-            mails = (await session.execute(query(OutboxEmailModel.kind, OutboxEmailModel.to_email))).all()
+            mails = (await session.execute(select(OutboxEmailModel.kind, OutboxEmailModel.to_email))).all()
         assert [tuple(mail) for mail in mails] == ([("account_removed", "ana@example.com")] if smtp_host else [])
 
 
@@ -475,6 +476,7 @@ class TestImport:
     def test_a_file_that_is_not_there_is_a_usage_error(self, tmp_path: Path) -> None:
         assert run("users", "import", str(tmp_path / "people.jsonl")).exit_code == 2
 
+    @pytest.mark.slow
     def test_on_a_terminal_it_shows_how_far_it_is(self, migrated_sqlite_copy: str, tmp_path: Path) -> None:
         file = tmp_path / "people.jsonl"
         file.write_text(person("ana@example.com") + person("canary") + person("ben@example.com"))
