@@ -90,6 +90,8 @@ async def test_retry_counts_in_json_for_programs(database_url: str, mails: dict[
 
 async def test_list_shows_no_more_than_it_is_asked_for(database_url: str, mails: dict[str, OutboxEmailModel]) -> None:
     assert len((await outbox(database_url, "list", "--limit", "2")).stdout.splitlines()) == 2
+    for limit in ("0", "-1", "9" * 20):
+        assert (await outbox(database_url, "list", "--limit", limit)).exit_code == 2
 
 
 async def test_retry_queues_one_dead_letter_with_all_its_attempts_again(

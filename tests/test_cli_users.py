@@ -213,14 +213,14 @@ class TestCreateAdmin:
         self, service: Service, database_url: str, database: AsyncDatabaseManager
     ) -> None:
         id_ = await create_account(service, ADMIN)
+        await users(database_url, "disable", ADMIN)
 
         promoted = await cli(database_url, "create-admin", "Admin@EXAMPLE.com", "--promote", "--json")
 
         assert (promoted.exit_code, promoted.output) == (0, f'{{"user_id":"{id_}"}}\n')
         assert (await me(service, await log_in(service, ADMIN))).json()["is_admin"] is True
-        assert ("user_update", "success", None, UUID(id_), None, "is_admin=true", "command line") in await find_events(
-            database
-        )
+        changes = "is_active=true is_admin=true"
+        assert ("user_update", "success", None, UUID(id_), None, changes, "command line") in await find_events(database)
 
     async def test_promotion_needs_an_account(self, service: Service, database_url: str) -> None:
         await sign_up(service, ADMIN)

@@ -42,7 +42,10 @@ def migrate_database() -> None:
 
 @app.command("purge")
 def purge_now(*, as_json: AsJson = False) -> None:
-    """Forget expired tokens, ended sessions, and sign-ups that nobody confirmed. The service does so by itself."""
+    """Forget expired tokens, ended sessions, sign-ups that nobody confirmed, sent mails and old events.
+
+    The service does so by itself.
+    """
     purged = in_database(lambda database: purge(database, get_settings()))
     if as_json:
         print_json(purged)

@@ -15,7 +15,9 @@ _SHOWN = ("id", "status", "kind", "attempts", "due_at", "to_email", "last_error"
 
 
 @app.command("list")
-def list_mails(*, limit: Annotated[int, typer.Option(help="At most so many.")] = 100, as_json: AsJson = False) -> None:
+def list_mails(
+    *, limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 100, as_json: AsJson = False
+) -> None:
     """Show the mails that wait, and the dead letters, the oldest first."""
     mails = in_database(lambda database: list_unsent(database, limit=limit))
     if as_json:

@@ -60,7 +60,7 @@ def create_admin(
     if promote and password_stdin:
         raise typer.BadParameter("an account that is promoted keeps its password", param_hint="--password-stdin")
     if promote:
-        user_id = with_services(lambda services: _update(services, email, {"is_admin": True})).id
+        user_id = with_services(lambda services: _update(services, email, {"is_active": True, "is_admin": True})).id
     else:
         password = _read_password() if password_stdin else _ask_password()
         user_id = with_services(lambda services: _create_admin(services, email, password))

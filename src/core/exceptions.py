@@ -189,12 +189,20 @@ class ClientNameTakenError(ConflictException):
     message = "A client has this name: choose another, rotate the secret of that one, or revoke it first."
 
 
+class ClientRotatingError(ConflictException):
+    code = "CLIENT_ROTATING"
+    message = (
+        "The secret before the current one still works, so this would end the current one too. Wait, or rotate with "
+        "--overlap-hours 0, which ends both at once."
+    )
+
+
 class InvalidClientError(UnauthorizedException):
     """Unknown, revoked and a wrong secret look the same."""
 
     code = "INVALID_CLIENT"
     message = "The client is not known, or its secret is wrong."
-    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Basic"}  # RFC 6749, section 5.2
+    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Basic realm="clients"'}  # RFC 6749, section 5.2
 
 
 class InvalidScopeError(BadRequestException):
@@ -202,7 +210,7 @@ class InvalidScopeError(BadRequestException):
     message = "The client was not given one of these scopes."
 
 
-class MailNotConfiguredError(ServiceUnavailableException):
+class MailNotConfiguredError(ConflictException):
     code = "MAIL_NOT_CONFIGURED"
     message = "Nothing carries mail here: whoever runs the service must set SMTP_HOST and SMTP_FROM."
 

@@ -127,7 +127,7 @@ class AccountService:
             await self._session.close()
             if user is None:
                 raise InvalidTokenError
-            act.is_by(user.id)
+            act.set_actor(user.id)
             check_password(password, email=user.email, min_length=self._settings.auth_password_min_length)
             hashed_password = await self._passwords.hash(password)
             await begin_writing(self._session)
@@ -231,7 +231,7 @@ class AccountService:
         user = await self._tokens.find_user(token, purpose)
         if user is None:
             raise InvalidTokenError
-        act.is_by(user.id)
+        act.set_actor(user.id)
         await self._users.lock_address(user.email)
         if not await self._tokens.spend(token, purpose):
             raise InvalidTokenError
@@ -241,6 +241,8 @@ class AccountService:
             raise InvalidTokenError from None
         if not is_activated:
             raise InvalidTokenError
+        if (await self._users.get_record(user.id)).is_admin:
+            act.changes = "is_admin=true"
         await self._users.delete_pending(user.email)
         await self._audit.succeeded(act)
         await self._session.commit()

@@ -32,13 +32,13 @@ class Act:
     changes: str | None = None
 
     @property
-    def origin_of(self) -> UUID | None:
+    def origin_owner(self) -> UUID | None:
         """The user with whom the origin is forgotten: who acts, or else on whom. Of a service or the command line, it
         is nobody's."""
         is_nobodys = self.client_id is not None or self.origin == COMMAND_LINE
         return None if is_nobodys else self.actor_id or self.user_id
 
-    def is_by(self, user_id: UUID) -> None:
+    def set_actor(self, user_id: UUID) -> None:
         """Whoever acts has proved to be this user, and acts on themselves."""
         self.user_id = self.actor_id = user_id
 
@@ -105,5 +105,5 @@ class Audit:
             address_hash=self._fingerprint(act.address) if act.address else None,
             changes=act.changes,
             origin=act.origin,
-            origin_of=act.origin_of,
+            origin_owner=act.origin_owner,
         )

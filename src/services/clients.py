@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from src.core.callers import Operator, Scope
-from src.core.exceptions import InvalidClientError, InvalidScopeError
+from src.core.exceptions import ClientRotatingError, InvalidClientError, InvalidScopeError
 from src.core.tokens import TokenSigner, hash_token, new_token
 from src.db.base import utc_now
 from src.db.database import begin_writing
@@ -54,15 +54,18 @@ class ClientService:
             return ClientSecret(client.id, secret)
 
     async def rotate(self, name: str, *, overlap: timedelta) -> ClientSecret:
-        """Give a service its next secret. The one before works for as long as the overlap; an older one ends.
+        """Give a service its next secret. The one before works as long as the overlap; without one, all end at once.
 
-        Raises `ClientNotFoundError`.
+        Raises `ClientNotFoundError`, and `ClientRotatingError` while an older secret works: repeating a rotation whose
+        output was lost would otherwise end the secret that is in use.
         """
         async with self._audit.act(EventKind.CLIENT_ROTATION, by=Operator()) as act:
             secret = new_token()
             await begin_writing(self._session)
             client = await self._clients.get_live(name)
             act.client_id = client.id
+            if overlap and client.previous_expires_at and client.previous_expires_at > utc_now():
+                raise ClientRotatingError
             await self._clients.rotate(client, secret, previous_expires_at=utc_now() + overlap)
             await self._audit.succeeded(act)
             await self._session.commit()

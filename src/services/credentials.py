@@ -9,7 +9,6 @@ from src.core.callers import Principal
 from src.core.exceptions import (
     InvalidAccessTokenError,
     InvalidTokenError,
-    LastAdminError,
     UserDisabledError,
     UserEmailTakenError,
     UserNotFoundError,
@@ -30,7 +29,7 @@ from src.db.repositories import (
 from src.email import MessageKind
 from src.services.audit import Act, Audit
 from src.services.outbox import LINK_KINDS, Outbox
-from src.services.users import erase_account
+from src.services.users import erase_account, step_down
 
 
 class CredentialService:
@@ -87,17 +86,17 @@ class CredentialService:
         owner = await self._users.find_owner(email)
         act = self._audit.describe(EventKind.PASSWORD_RESET_REQUEST, user_id=owner.id if owner else None)
         act.address = None if owner else email
-        if owner and owner.is_active:
-            await self._audit.succeeded(act)
-        else:
-            await self._audit.failed(act, UserDisabledError.code if owner else UserNotFoundError.code)
+        reason = None if owner and owner.is_active else (UserDisabledError if owner else UserNotFoundError).code
+        if reason:
             owner = None
+        # For an unknown address too, and dropped when it would be sent: the same statements take the same time. Asking
+        # again while a mail waits does nothing, and leaves no event: many would pile up about somebody.
+        if self._settings.auth_return_token_in_response or await self._queue(
+            MessageKind.PASSWORD_RESET, to=owner.email if owner else email, user_id=owner.id if owner else None
+        ):
+            await (self._audit.failed(act, reason) if reason else self._audit.succeeded(act))
         if self._settings.auth_return_token_in_response:
             return await self._tell_reset_link(owner)
-        # For an unknown address too, and dropped when it would be sent: the same statements take the same time.
-        await self._queue(
-            MessageKind.PASSWORD_RESET, to=owner.email if owner else email, user_id=owner.id if owner else None
-        )
         await self._session.commit()
         return None
 
@@ -118,7 +117,7 @@ class CredentialService:
             await self._session.close()
             if user is None:
                 raise InvalidTokenError
-            act.is_by(user.id)
+            act.set_actor(user.id)
             self._check_new_password(new_password, email=user.email)
             hashed_password = await self._passwords.hash(new_password)
             await begin_writing(self._session)
@@ -205,8 +204,7 @@ class CredentialService:
             await self._users.lock_address(caller.email, and_user=caller.user_id, and_admins=True)
             await self._claim(caller, seen_hash)
             user = await self._users.get_by_id(caller.user_id)
-            if user.is_admin and not await self._users.has_other_admin(user.id):
-                raise LastAdminError
+            await step_down(self._session, user)
             await self._audit.succeeded(act)
             await erase_account(self._session, user)
             await self._queue(MessageKind.ACCOUNT_DELETED, to=user.email, user_id=None)
@@ -232,9 +230,11 @@ class CredentialService:
         await self._tokens.end_all(user_id)
         await self._mails.end_links(user_id, LINK_KINDS)
 
-    async def _queue(self, kind: MessageKind, *, to: str, user_id: UUID | None, **content: str | None) -> None:
-        if self._outbox is not None:
-            await self._outbox.queue(kind, to=to, user_id=user_id, where=self._client_address, **content)
+    async def _queue(self, kind: MessageKind, *, to: str, user_id: UUID | None, **content: str | None) -> bool:
+        """False if a mail that waits will do."""
+        if self._outbox is None:
+            return True
+        return await self._outbox.queue(kind, to=to, user_id=user_id, where=self._client_address, **content)
 
     async def _tell_reset_link(self, owner: UserModel | None) -> str | None:
         lifetime = timedelta(seconds=self._settings.auth_password_reset_ttl_seconds)
@@ -267,7 +267,7 @@ class CredentialService:
         change = await self._tokens.find_email_change(token, purpose)
         if change is None:
             raise InvalidTokenError
-        act.is_by(change.user_id)
+        act.set_actor(change.user_id)
         await self._users.lock_address(change.new_email, and_user=change.user_id)
         if not await self._tokens.spend(token, purpose):
             raise InvalidTokenError

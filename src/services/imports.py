@@ -6,12 +6,13 @@ of their own. No reason for a refusal repeats a piece of the file.
 
 import hashlib
 import sqlite3
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Protocol
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from src.core.fields import Email, Name, reason_of
@@ -47,6 +48,12 @@ class Person(BaseModel):
     name: Name | None = None
     is_active: bool = True
     is_admin: bool = False
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _no_name(cls, name: object) -> object:
+        """Exports write an empty one where there is none."""
+        return None if isinstance(name, str) and not name.strip() else name
 
     def rights(self) -> str | None:
         """What the event tells of the account."""
@@ -130,6 +137,8 @@ class _Seen:
 
 def _read_people(file: ReadsLines, counts: ImportCounts, report: Report) -> Iterator[Person]:
     for number, line in enumerate(_read_lines(file), start=1):
+        if number == 1:
+            line = line.removeprefix(BOM_UTF8)
         if not line.strip():
             continue
         try:

@@ -47,18 +47,19 @@ class Outbox:
 
     async def queue(
         self, kind: MessageKind, *, to: str, user_id: UUID | None, where: str | None, **content: str | None
-    ) -> None:
-        """Leave a mail. `where` is where the request came from, which most mails tell.
+    ) -> bool:
+        """Leave a mail; false if one that waits will do. `where` is where the request came from, which most mails tell.
 
         An address gets so many mails of a kind in an hour. More wait until the hour is over, all in one; so does a
         request for a mail about the same user that waits already. Notices are exempt: nobody may silence them.
         """
         due_at = utc_now() if kind.is_notice else await self._next_place(kind, to, user_id)
         if due_at is None:
-            return
+            return False
         values = {"when": f"{utc_now():%Y-%m-%d %H:%M} UTC", "where": where} | content
         await self._mails.add(OutboxEmailModel(kind=kind, to_email=to, user_id=user_id, content=values, due_at=due_at))
         event.listen(self._session.sync_session, "after_commit", lambda _session: self._wake(), once=True)
+        return True
 
     async def _next_place(self, kind: MessageKind, to: str, user_id: UUID | None) -> datetime | None:
         """When the mail may go; `None` if another that waits will do."""

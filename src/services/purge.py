@@ -21,6 +21,7 @@ from src.services.outbox import LIMIT_WINDOW
 log = logging.getLogger(__name__)
 
 INTERVAL = timedelta(hours=1)
+EVENTS_AT_ONCE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +56,23 @@ async def purge(database: AsyncDatabaseManager, settings: Settings) -> Purged:
         await begin_writing(session)
         mails = await OutboxRepository(session).delete_sent(utc_now() - LIMIT_WINDOW)
         await session.commit()
-        await begin_writing(session)
-        events = await _delete_old_events(AuditEventRepository(session), settings)
-        await session.commit()
+    events = await _delete_old_events(database, settings)
     return Purged(tokens, sessions, sign_ups, mails, events)
 
 
-async def _delete_old_events(events: AuditEventRepository, settings: Settings) -> int:
-    """Where the service may only insert events, its owner purges: docs/audit-trail.md."""
-    if not await events.may_delete():
-        return 0
-    return await events.delete_older(utc_now() - timedelta(seconds=settings.audit_retention_seconds))
+async def _delete_old_events(database: AsyncDatabaseManager, settings: Settings) -> int:
+    """So many at once, since there may be millions, and others want to write meanwhile. Where the service may only
+    insert events, their owner purges: docs/audit-trail.md."""
+    than, total = utc_now() - timedelta(seconds=settings.audit_retention_seconds), 0
+    while True:
+        async with database.session() as session:
+            await begin_writing(session)
+            events = AuditEventRepository(session)
+            count = await events.delete_older(than, limit=EVENTS_AT_ONCE) if await events.may_delete() else 0
+            await session.commit()
+        total += count
+        if count < EVENTS_AT_ONCE:
+            return total
 
 
 async def purge_quietly(database: AsyncDatabaseManager, settings: Settings) -> None:

@@ -82,7 +82,7 @@ class SessionService:
             if not await self._users.claim_log_in(owner.id, seen_hash=owner.hashed_password, new_hash=new_hash):
                 raise InvalidCredentialsError
             session = await self._start(owner.id, client)
-            act.is_by(owner.id)
+            act.set_actor(owner.id)
             await self._audit.succeeded(act)
             await self._session.commit()
         return self._pair(owner.id, session.id, session.generation, self._end(session))
@@ -119,7 +119,7 @@ class SessionService:
             await begin_writing(self._session)
             session = await self._sessions.find_live(claims.session_id)
             if session:  # else it has ended already
-                act.is_by(session.user_id)
+                act.set_actor(session.user_id)
                 await self._users.lock_users(session.user_id)
                 await self._sessions.revoke(session.id)
             await self._audit.succeeded(act)

@@ -119,7 +119,7 @@ class UserService:
             if user.activated_at is None:
                 raise UserPendingError
             if not (changes.get("is_active", True) and changes.get("is_admin", True)):
-                await self._keep_an_admin(user)
+                await step_down(self._session, user)
             if changes:
                 await self._users.update(user_id, changes)
             if changes.get("is_active") is False:
@@ -137,7 +137,7 @@ class UserService:
         async with self._audit.act(EventKind.USER_DELETION, by=caller, user_id=user_id) as act:
             require(caller, Scope.USERS_WRITE)
             user = await self._begin(caller, user_id, lock_admins=True, if_match=if_match)
-            await self._keep_an_admin(user)
+            await step_down(self._session, user)
             await self._audit.succeeded(act)
             if user.activated_at is None:
                 await self._users.delete(user)
@@ -205,10 +205,6 @@ class UserService:
         ):
             raise InvalidAccessTokenError
 
-    async def _keep_an_admin(self, user: UserModel) -> None:
-        if user.is_admin and user.is_active and not await self._users.has_other_admin(user.id):
-            raise LastAdminError
-
     async def _end_everything(self, user_id: UUID) -> None:
         await self._tokens.end_all(user_id)
         await self._mails.end_links(user_id, LINK_KINDS)
@@ -242,6 +238,21 @@ class UserService:
         lifetime = timedelta(seconds=settings.auth_invitation_ttl_seconds)
         token = await self._tokens.issue(user.id, TokenPurpose.INVITATION, lifetime)
         return settings.link(settings.auth_invitation_url_template, token)
+
+
+async def step_down(session: AsyncSession, user: UserModel) -> None:
+    """Prepare that an active administrator, locked with all others, stops to be one. Invitations of administrators that
+    wait become ordinary ones: they may be theirs, and would outlive their rights. A step of a use case: it does not
+    commit.
+
+    Raises `LastAdminError` if nobody else is one. For anyone else it does nothing.
+    """
+    if not (user.is_admin and user.is_active and user.activated_at):
+        return
+    users = UserRepository(session)
+    if not await users.has_other_admin(user.id):
+        raise LastAdminError
+    await users.demote_invited()
 
 
 async def erase_account(session: AsyncSession, user: UserModel) -> None:

@@ -10,9 +10,22 @@ from httpx import Response
 from sqlalchemy import func, select, update
 
 from src.db import AsyncDatabaseManager
-from src.db.models import UserModel
+from src.db.models import SessionModel, UserModel
 from tests.conftest import Service
-from tests.steps import PASSWORD, LoggedIn, create_account, create_admin, log_in, me, post_log_in, refresh
+from tests.steps import (
+    PASSWORD,
+    LoggedIn,
+    bearer,
+    clients_of,
+    create_account,
+    create_admin,
+    create_client,
+    log_in,
+    me,
+    post_log_in,
+    refresh,
+    service_token,
+)
 
 Act = Callable[[Service, LoggedIn, LoggedIn], Awaitable[Response]]
 
@@ -247,3 +260,29 @@ async def test_what_administrators_do_while_they_are_removed_gets_its_turn(
     assert statuses.keys() <= {200, 201, 202, 204, 401, 404, 409}, statuses
     assert (await post_log_in(service, "leaving@example.com")).status_code == 401
     assert (await me(service, remaining)).status_code == 200
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_service_is_revoked_after_what_it_has_begun(service: Service, database: AsyncDatabaseManager) -> None:
+    await create_account(service)
+    ana = await log_in(service)
+    writer = bearer(await service_token(service, await create_client(service, "users:write")))
+
+    async def revoke() -> None:
+        async with clients_of(service) as clients:
+            await clients.revoke("reports")
+
+    async with database.session() as holding:
+        await holding.execute(select(SessionModel.id).with_for_update())
+        url, body = f"/api/users/{ana.user_id}", {"is_active": False}
+        disabling = asyncio.create_task(service.client.patch(url, json=body, headers=writer))
+        await asyncio.sleep(0.5)  # until it waits for the session
+        revoking = asyncio.create_task(revoke())
+        await asyncio.sleep(0.5)
+        was_revoked_before = revoking.done()
+        await holding.commit()
+
+    assert (await disabling).status_code == 200
+    await revoking
+    assert not was_revoked_before
+    assert (await service.client.patch(url, json=body, headers=writer)).status_code == 401

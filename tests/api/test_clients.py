@@ -11,7 +11,7 @@ from joserfc import jwk as joserfc_jwk
 from joserfc import jwt as joserfc_jwt
 from sqlalchemy import update
 
-from src.core.exceptions import ClientNameTakenError, ClientNotFoundError
+from src.core.exceptions import ClientNameTakenError, ClientNotFoundError, ClientRotatingError
 from src.core.tokens import hash_token
 from src.db import AsyncDatabaseManager, BaseModel
 from src.db.base import utc_now
@@ -63,6 +63,7 @@ class TestCredentials:
             "basic": await post_basic(service, basic(id_, secret)),
             "basic, URL-encoded": await post_basic(service, basic(url_encode(id_), url_encode(secret))),
             "basic, and the id in the form": await post_basic(service, basic(id_, secret), client_id=str(id_)),
+            "with what is for people": await post_client_credentials(service, reports, username="junk"),
         }
 
         assert {way: answer.status_code for way, answer in answers.items()} == dict.fromkeys(answers, 200)
@@ -103,6 +104,7 @@ class TestCredentials:
         answers = {f"{what}, basic": await post_basic(service, basic(*pair)) for what, pair in bad.items()}
         for what, (bad_id, bad_secret) in bad.items():
             answers[what] = await post_basic(service, {}, client_id=str(bad_id), client_secret=bad_secret)
+        answers["another id in the form, basic"] = await post_basic(service, basic(id_, secret), client_id="another")
         answers["no secret, basic"] = await post_basic(service, basic(id_, ""))
         answers["no colon, basic"] = await post_basic(service, {"Authorization": f"Basic {b64encode(b'x').decode()}"})
         answers["no base64, basic"] = await post_basic(service, {"Authorization": "Basic !"})
@@ -112,7 +114,7 @@ class TestCredentials:
         assert {
             what: (answer.status_code, answer.headers.get("www-authenticate"), answer.json())
             for what, answer in answers.items()
-        } == dict.fromkeys(answers, (401, "Basic", first))
+        } == dict.fromkeys(answers, (401, 'Basic realm="clients"', first))
 
 
 class TestScopes:
@@ -227,14 +229,19 @@ class TestSecret:
 
         assert await statuses(service, reports, rotated) == [401, 200]
 
-    async def test_ends_at_the_second_rotation_even_within_the_overlap(
+    async def test_is_not_rotated_again_while_two_work_unless_both_are_to_end(
         self, service: Service, reports: ClientSecret
     ) -> None:
         async with clients_of(service) as clients:
             second = await clients.rotate("reports", overlap=HOUR)
-            third = await clients.rotate("reports", overlap=HOUR)
+            with pytest.raises(ClientRotatingError):
+                await clients.rotate("reports", overlap=HOUR)
+        before = await statuses(service, reports, second)
+        async with clients_of(service) as clients:
+            third = await clients.rotate("reports", overlap=timedelta(0))
 
-        assert await statuses(service, reports, second, third) == [401, 200, 200]
+        assert before == [200, 200]
+        assert await statuses(service, reports, second, third) == [401, 401, 200]
 
     async def test_is_of_one_client_alone_and_so_is_its_rotation(self, service: Service, reports: ClientSecret) -> None:
         billing = await create_client(service, "users:read", name="billing")

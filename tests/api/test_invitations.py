@@ -221,6 +221,34 @@ class TestAccepting:
         ana = await log_in(service)
         assert (await service.client.get("/api/users", headers=ana.bearer)).status_code == 200
 
+    @pytest.mark.parametrize("end", ["demoted", "disabled", "removed", "left"])
+    async def test_makes_no_administrator_once_one_has_lost_their_rights(
+        self, service: Service, admin: LoggedIn, end: str
+    ) -> None:
+        evil = await create_admin(service, "evil@example.com")
+        token = await invited(service, evil, is_admin=True)
+        url = f"/api/users/{evil.user_id}"
+        if end == "removed":
+            await service.client.delete(url, headers=admin.bearer)
+        elif end == "left":
+            body = {"current_password": PASSWORD}
+            await service.client.post("/auth/delete-account", json=body, headers=evil.bearer)
+        else:
+            changes = {"demoted": {"is_admin": False}, "disabled": {"is_active": False}}[end]
+            await service.client.patch(url, json=changes, headers=admin.bearer)
+
+        response = await accept(service, token)
+
+        assert response.status_code == 200
+        assert (await me(service, await log_in(service))).json()["is_admin"] is False
+
+    async def test_as_an_administrator_is_told_by_its_event(self, service: Service, admin: LoggedIn) -> None:
+        await accept(service, await invited(service, admin, is_admin=True))
+
+        url = "/api/audit-events?kind=invitation_acceptance"
+        [event] = (await service.client.get(url, headers=admin.bearer)).json()["items"]
+        assert event["changes"] == "is_admin=true"
+
     async def test_wrong_used_and_expired_look_the_same(
         self, service: Service, database: AsyncDatabaseManager, admin: LoggedIn
     ) -> None:

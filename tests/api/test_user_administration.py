@@ -269,7 +269,7 @@ class TestSendingAPasswordReset:
         ]
         assert box(service).messages == []
 
-    async def test_without_mail_it_is_a_503_that_says_so_and_makes_no_link(
+    async def test_without_mail_it_is_a_409_that_says_so_and_makes_no_link(
         self, start_service: StartService, database: AsyncDatabaseManager
     ) -> None:
         service = await start_service(auth_return_token_in_response=True)
@@ -278,7 +278,7 @@ class TestSendingAPasswordReset:
 
         response = await act(service, admin.bearer, "POST", bob, "/password-reset")
 
-        assert refusal(response) == (503, "MAIL_NOT_CONFIGURED", [])
+        assert refusal(response) == (409, "MAIL_NOT_CONFIGURED", [])
         assert "SMTP_HOST" in response.json()["detail"]
         async with database.session() as session:
             assert await UserTokenRepository(session).count() == 0
@@ -339,6 +339,20 @@ class TestAnotherService:
         ]
 
         assert statuses == [200, 202, 204, 200, 204, 201]
+
+    async def test_is_shown_no_more_of_a_user_than_it_may_read(self, service: Service) -> None:
+        ana_id = await create_account(service)
+        writer = bearer(await service_token(service, await create_client(service, "users:write")))
+        both_clients = await create_client(service, "users:read", "users:write", name="both")
+        both = bearer(await service_token(service, both_clients))
+
+        shown = [await act(service, caller, "PATCH", ana_id, name="Bo") for caller in (writer, both)]
+
+        assert shown[0].json().keys() == {"id", "name", "is_active", "created_at"}
+        assert shown[1].json()["email"] == "ana@example.com"
+        for answer, caller in zip(shown, (writer, both), strict=True):
+            read = await service.client.get(f"/api/users/{ana_id}", headers=caller)
+            assert read.headers["etag"] == answer.headers["etag"]
 
     async def test_cannot_touch_an_administrator(
         self, mailing_service: Service, database: AsyncDatabaseManager

@@ -97,7 +97,6 @@ async def test_every_bad_line_is_told_without_its_content_and_the_others_are_imp
         ),
         line("canary@example.com", name="canary\x00"): "name: must not contain control characters",
         line("canary@example.com", name="\x1b[2Jcanary"): "name: must not contain control characters",
-        line("canary@example.com", name=" "): "name: must have at least 1 characters",
         line("canary@example.com", name="c" * 201): "name: must have at most 200 characters",
         line("canary@example.com", name=1): "name: must be a string",
         line("canary@example.com", is_active="true"): "is_active: must be true or false",
@@ -125,6 +124,15 @@ async def test_the_longest_line_a_line_without_end_and_empty_ones_are_read(datab
     counts = await take(database, longest, b"\r\n", b"\n", b" \r\n", line("ben@example.com").rstrip())
 
     assert counts == ImportCounts(imported=2)
+
+
+async def test_the_mark_at_the_beginning_of_a_file_and_empty_names_are_what_exports_write(
+    database: AsyncDatabaseManager,
+) -> None:
+    counts = await take(database, b"\xef\xbb\xbf" + line("ana@example.com", name=""), line("ben@example.com", name=" "))
+
+    assert counts == ImportCounts(imported=2)
+    assert await read_users(database, UserModel.name) == [(None,), (None,)]
 
 
 async def test_a_file_without_an_end_of_line_is_never_held_whole(database: AsyncDatabaseManager) -> None:

@@ -5,13 +5,13 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, insert, select, update
 
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import AuditEventModel, SessionModel, UserModel, UserTokenModel
 from src.db.repositories import AuditEventRepository, SessionRepository, UserRepository, UserTokenRepository
-from src.services.purge import Purged, purge
+from src.services.purge import EVENTS_AT_ONCE, Purged, purge
 from tests.conftest import Service, make_settings
 from tests.steps import activate, create_account, expire_links, log_in, me, post_log_in, sign_up, token_of
 
@@ -98,6 +98,15 @@ async def test_events_are_kept_for_as_long_as_the_setting_says(
     async with database.session() as session:
         assert not await AuditEventRepository(session).exists({"id": older})
         assert await AuditEventRepository(session).count() == 2
+
+
+async def test_however_many_events_are_old_all_of_them_go(database: AsyncDatabaseManager) -> None:
+    event = {"kind": "log_in", "outcome": "failure", "created_at": utc_now() - timedelta(days=366)}
+    async with database.session() as session:
+        await session.execute(insert(AuditEventModel), [event] * (EVENTS_AT_ONCE + 1))
+        await session.commit()
+
+    assert (await purge(database, make_settings())).events == EVENTS_AT_ONCE + 1
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

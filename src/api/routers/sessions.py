@@ -56,9 +56,8 @@ async def log_in(body: LogInRequest, sessions: SessionsDep, client: ClientDep) -
 
 @router.post(
     "/token",
-    openapi_extra={
-        "security": [{}]
-    },  # HTTP Basic is one of three ways: the framework would document it as the only one
+    # HTTP Basic is one of three ways: the framework would document it as the only one.
+    openapi_extra={"security": [{}]},
     responses=document(
         PayloadTooLargeException,
         ValidationException,

@@ -22,7 +22,7 @@ from src.api.schemas import (
     UserRecord,
     write_cursor,
 )
-from src.core.callers import Principal, Scope, may
+from src.core.callers import Principal, Scope, ServiceClient, may
 from src.core.exceptions import (
     BadRequestException,
     FieldsForbiddenError,
@@ -39,6 +39,7 @@ from src.core.exceptions import (
     ValidationException,
 )
 from src.db.repositories import SessionRepository, UserFilter, UserRepository
+from src.db.repositories import UserRecord as StoredRecord
 
 router = APIRouter(prefix="/api/users", tags=["Users"])
 
@@ -90,16 +91,9 @@ async def read_user(
     No token is needed for the public profile; one that is not valid is refused all the same.
     """
     record = await UserRepository(session).get_record(user_id)
-    is_owner = isinstance(caller, Principal) and caller.user_id == user_id
-    if caller and (is_owner or may(caller, Scope.USERS_READ)):
-        response.headers["ETag"] = etag_of(record)
-        return UserRecord.model_validate(record)
-    if not settings.users_public_profiles:
+    if not (settings.users_public_profiles or _sees_all(caller, user_id)):
         raise UserNotFoundError
-    profile = PublicProfile.model_validate(record)
-    # Of what is shown alone: a tag of the whole record would tell strangers when its owner logs in.
-    response.headers["ETag"] = etag_of((profile.id, profile.name, profile.is_active, profile.created_at))
-    return profile
+    return _show(record, response, caller)
 
 
 @router.patch(
@@ -122,13 +116,14 @@ async def update_user(
     users: UsersDep,
     caller: UsersWriter,
     if_match: IfMatch,
-) -> UserRecord:
+) -> UserRecord | PublicProfile:
     """Change a user: people their own `name`; administrators also `is_active` and `is_admin` of anyone; services with
     `users:write` the `name` and `is_active` of who is no administrator. Disabling logs the user out at once.
+
+    The answer is what the caller may read of the user.
     """
     record = await users.update(caller, user_id, body.changes(), if_match=if_match)
-    response.headers["ETag"] = etag_of(record)
-    return UserRecord.model_validate(record)
+    return _show(record, response, caller)
 
 
 @router.delete(
@@ -170,3 +165,21 @@ async def list_user_sessions(user_id: UUID, session: SessionDep, caller: UsersRe
 async def revoke_user_sessions(user_id: UUID, users: UsersDep, caller: UsersWriter) -> None:
     """Log a user out everywhere, at once. For administrators, and services with `users:write`."""
     await users.revoke_sessions(caller, user_id)
+
+
+def _sees_all(caller: Principal | ServiceClient | None, user_id: UUID) -> bool:
+    is_owner = isinstance(caller, Principal) and caller.user_id == user_id
+    return caller is not None and (is_owner or may(caller, Scope.USERS_READ))
+
+
+def _show(
+    record: StoredRecord, response: Response, caller: Principal | ServiceClient | None
+) -> UserRecord | PublicProfile:
+    """What the caller may see of the user, with its tag."""
+    if _sees_all(caller, record.id):
+        response.headers["ETag"] = etag_of(record)
+        return UserRecord.model_validate(record)
+    profile = PublicProfile.model_validate(record)
+    # Of what is shown alone: a tag of the whole record would tell strangers when its owner logs in.
+    response.headers["ETag"] = etag_of((profile.id, profile.name, profile.is_active, profile.created_at))
+    return profile

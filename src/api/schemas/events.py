@@ -1,18 +1,23 @@
 """The audit trail."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-)
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from src.api.schemas.fields import EXAMPLE_ID, NextCursor, Query
 from src.db.models import EventKind, EventOutcome
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:  # the first and the last hours of the calendar
+        raise ValueError("is too far away") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class EventQuery(Query):
@@ -20,8 +25,8 @@ class EventQuery(Query):
 
     kind: EventKind | None = None
     outcome: EventOutcome | None = None
-    since: Annotated[AwareDatetime | None, Field(description="At this moment or later.")] = None
-    until: Annotated[AwareDatetime | None, Field(description="Before this moment.")] = None
+    since: Annotated[Moment | None, Field(description="At this moment or later.")] = None
+    until: Annotated[Moment | None, Field(description="Before this moment.")] = None
 
 
 class AuditEventQuery(EventQuery):

@@ -6,14 +6,11 @@ from urllib.parse import unquote_plus
 from uuid import UUID
 
 from fastapi.security import HTTPBasicCredentials
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-)
+from pydantic import BaseModel, ConfigDict, Field
 
 from src.api.schemas.fields import EXAMPLE_ID, EXAMPLE_JWT, EXAMPLE_TOKEN, Body, JsonWebToken, Token
-from src.core.exceptions import ValidationException
+from src.core.addresses import normalize_email
+from src.core.exceptions import InvalidClientError, ValidationException
 from src.core.fields import Email, Password
 from src.db.models import SessionModel
 from src.services.clients import ServiceToken
@@ -31,22 +28,25 @@ class TokenGrant(BaseModel):
     model_config = ConfigDict(hide_input_in_errors=True)
 
     grant_type: Annotated[Literal["password", "client_credentials"], Field(examples=["password"])]
-    username: Email | None = None
+    username: Annotated[str | None, Field(max_length=320, examples=["ana@example.com"])] = None
     password: Password | None = None
     client_id: Annotated[str | None, Field(max_length=100, examples=[EXAMPLE_ID])] = None
     client_secret: Annotated[Token | None, Field(examples=[EXAMPLE_TOKEN])] = None
     scope: Annotated[str | None, Field(max_length=200, examples=["users:read"])] = None
 
     def person(self) -> tuple[str, str]:
-        """The address and the password. Raises `ValidationException` if one is missing."""
+        """The address and the password. Raises `ValidationException` if one is missing, or the first is none."""
         if self.username is None or self.password is None:
             raise ValidationException.for_field("username" if self.username is None else "password", "is required")
-        return self.username, self.password.get_secret_value()
+        try:
+            return normalize_email(self.username), self.password.get_secret_value()
+        except ValueError as error:
+            raise ValidationException.for_field("username", str(error)) from None
 
     def service(self, basic: HTTPBasicCredentials | None) -> tuple[str, str]:
         """The id and the secret of a client, by HTTP Basic or from the form, but not by both (RFC 6749, section 2.3).
 
-        Raises `ValidationException` for both or neither.
+        Raises `ValidationException` for both or neither, `InvalidClientError` for two who are not the same.
         """
         if basic and self.client_secret:
             raise ValidationException.for_field("client_secret", "must not be sent when HTTP Basic is")
@@ -54,7 +54,10 @@ class TokenGrant(BaseModel):
             missing = "client_id" if self.client_id is None else "client_secret"
             raise ValidationException.for_field(missing, "is required, unless HTTP Basic is sent")
         if basic:
-            return unquote_plus(basic.username), unquote_plus(basic.password)
+            client_id = unquote_plus(basic.username)
+            if self.client_id not in (None, client_id):
+                raise InvalidClientError
+            return client_id, unquote_plus(basic.password)
         return self.client_id or "", self.client_secret.get_secret_value() if self.client_secret else ""
 
     def scopes(self) -> set[str] | None:

@@ -63,7 +63,7 @@ class UserQuery(Query):
 class InviteRequest(Body):
     email: Email
     name: Name | None = None
-    is_admin: Annotated[bool, Field(examples=[False])] = False
+    is_admin: Annotated[bool, Field(strict=True, examples=[False])] = False
 
 
 class InvitationResponse(BaseModel):
@@ -86,8 +86,8 @@ class UserPatch(Body):
     """What is left out stays as it is."""
 
     name: Annotated[Name | None, Field(json_schema_extra=_without_default)] = None
-    is_active: Annotated[bool, Field(examples=[True], json_schema_extra=_without_default)] = True
-    is_admin: Annotated[bool, Field(examples=[False], json_schema_extra=_without_default)] = False
+    is_active: Annotated[bool, Field(strict=True, examples=[True], json_schema_extra=_without_default)] = True
+    is_admin: Annotated[bool, Field(strict=True, examples=[False], json_schema_extra=_without_default)] = False
 
     def changes(self) -> UserChanges:
         """Only what was sent."""

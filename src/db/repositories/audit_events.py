@@ -39,7 +39,7 @@ class AuditEventRepository(BaseRepository[AuditEventModel]):
         actor_id: UUID | None,
         client_id: UUID | None,
         origin: str | None,
-        origin_of: UUID | None,
+        origin_owner: UUID | None,
         **values: str | None,
     ) -> None:
         """Insert an event. Of a person or service that is not there (any more), it holds no id; nor the origin, if that
@@ -50,7 +50,7 @@ class AuditEventRepository(BaseRepository[AuditEventModel]):
             user_id=_if_there(user_id, UserModel.id.expression),
             actor_id=_if_there(actor_id, UserModel.id.expression),
             client_id=select(ServiceClientModel.id).where(ServiceClientModel.id == client_id).scalar_subquery(),
-            origin=_if_there(origin_of, literal(origin)) if origin_of and origin else origin,
+            origin=_if_there(origin_owner, literal(origin)) if origin_owner and origin else origin,
             **values,
         )
         await self._session.execute(statement)
@@ -75,14 +75,15 @@ class AuditEventRepository(BaseRepository[AuditEventModel]):
 
     async def may_delete(self) -> bool:
         """Whether the database lets us. On PostgreSQL, the service may run as a role that can only insert events."""
-        if self._session.get_bind().dialect.name == "sqlite":
+        if self._is_sqlite:
             return True
         return bool(await self._session.scalar(select(func.has_table_privilege("audit_events", "DELETE"))))
 
-    async def delete_older(self, than: datetime) -> int:
-        """How many they were. Events of somebody who is being deleted at this moment are left for the next time:
-        waiting for them could become a circle."""
-        old = select(AuditEventModel.id).where(AuditEventModel.created_at < than).with_for_update(skip_locked=True)
+    async def delete_older(self, than: datetime, *, limit: int) -> int:
+        """At most so many; how many they were. Events of somebody who is being deleted at this moment are left for the
+        next time: waiting for them could become a circle."""
+        old = select(AuditEventModel.id).where(AuditEventModel.created_at < than).limit(limit)
+        old = old.with_for_update(skip_locked=True)
         statement = delete(AuditEventModel).where(AuditEventModel.id.in_(old)).returning(AuditEventModel.id)
         return len((await self._session.scalars(statement)).all())
 

@@ -31,6 +31,11 @@ class BaseRepository(Generic[ModelT]):
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
+    @property
+    def _is_sqlite(self) -> bool:
+        """SQLite has one writer at a time, so it needs, and has, no locks on rows."""
+        return self._session.get_bind().dialect.name == "sqlite"
+
     async def get(self, filters: Filters) -> ModelT:
         """The one row that matches. Raises `not_found`, and `MultipleResultsFound` if the question is ambiguous."""
         row = await self.find(filters)

@@ -19,7 +19,7 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
 
         The user's row comes first, as in every flow; adding the mail would lock it later. (SQLite has one writer.)
         """
-        if self._session.get_bind().dialect.name == "sqlite":
+        if self._is_sqlite:
             return
         await self._session.execute(
             select(UserModel.id).where(UserModel.id == user_id).with_for_update(read=True, key_share=True)

@@ -103,7 +103,7 @@ class UserRepository(BaseRepository[UserModel]):
     async def lock_invitation(self, email: str) -> None:
         """Until the transaction ends, nobody else invites this address: two who invite somebody new at once have no row
         to wait for. It comes before any row, so that who waits for it holds nothing. (SQLite has one writer.)"""
-        if self._session.get_bind().dialect.name != "sqlite":
+        if not self._is_sqlite:
             await self._session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(email, 1))))
 
     async def lock_users(self, *user_ids: UUID | None, and_admins: bool = False) -> None:
@@ -181,12 +181,18 @@ class UserRepository(BaseRepository[UserModel]):
         )
         return (await self._session.scalars(query)).one_or_none()
 
+    async def demote_invited(self) -> None:
+        """Let no invitation that waits make an administrator."""
+        await self._session.execute(
+            update(UserModel).where(UserModel.activated_at.is_(None), UserModel.is_admin).values(is_admin=False)
+        )
+
     async def add_unless_owned(self, accounts: Sequence[Mapping[str, object]]) -> Mapping[str, UUID]:
         """Insert accounts, but for those whose address is owned by now; the ids of those inserted, by their addresses.
 
         In the order of their addresses: two who insert the same at once would else wait for each other in a circle.
         """
-        insert = sqlite.insert if self._session.get_bind().dialect.name == "sqlite" else postgresql.insert
+        insert = sqlite.insert if self._is_sqlite else postgresql.insert
         statement = (
             insert(UserModel)
             .on_conflict_do_nothing(index_elements=["email"], index_where=UserModel.activated_at.is_not(None))
@@ -254,6 +260,8 @@ class UserRepository(BaseRepository[UserModel]):
         return len((await self._session.scalars(statement)).all())
 
     async def _lock(self, *which: ColumnElement[bool], and_admins: bool) -> None:
+        if self._is_sqlite:
+            return
         admins = (_is_active_admin(),) if and_admins else ()
         await self._session.execute(
             select(UserModel.id).where(or_(*which, *admins)).order_by(UserModel.id).with_for_update(key_share=True)
