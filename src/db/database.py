@@ -198,7 +198,7 @@ def _connect_or_operational_error(
         if dialect.name == "sqlite":
             _look_at_file(args[0])
         return dialect.connect(*args, **options)
-    except (OSError, TimeoutError, TypeError) as error:  # TypeError: the driver does not know a parameter of the URL
+    except (OSError, TimeoutError) as error:
         raise OperationalError("connect", None, error) from error
 
 
