@@ -401,3 +401,11 @@ class TestAnotherService:
             ("admin@example.com", None, True),
             ("bob@example.com", "Bob", False),
         ]
+
+
+async def test_a_right_is_given_by_true_and_by_nothing_that_looks_like_it(service: Service, admin: LoggedIn) -> None:
+    ana_id = await create_account(service)
+
+    answers = [await act(service, admin.bearer, "PATCH", ana_id, is_admin=value) for value in ("on", "true", 1)]
+
+    assert [refusal(answer) for answer in answers] == [(422, "VALIDATION_ERROR", ["is_admin"])] * 3
