@@ -21,7 +21,7 @@ from sqlalchemy import Select, insert, select, text
 from uuid_utils.compat import uuid7
 
 from bench.service import connect, running_service
-from src.api.schemas import write_cursor
+from src.api.schemas.fields import write_cursor
 from src.core.passwords import UNUSABLE_PASSWORD, hash_password
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now

@@ -7,14 +7,14 @@ from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from src.db.base import BaseModel
-from src.db.database import create_engine
+from src.db.database import AsyncDatabaseManager
 
 IN_MEMORY = "sqlite+aiosqlite:///:memory:"
 
 
 def create_test_engine(database_url: str = IN_MEMORY, *, echo: bool = False) -> AsyncEngine:
     """An engine to throw away. In memory it keeps one connection, which all sessions share (`StaticPool`)."""
-    return create_engine(database_url, echo=echo)
+    return AsyncDatabaseManager(database_url, echo=echo).engine
 
 
 def create_test_session_factory(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:

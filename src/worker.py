@@ -1,4 +1,4 @@
-"""`python -m src.worker`: sends mail, for services that run with OUTBOX_IN_APP=false or that want more hands.
+"""`python -m src.worker`: sends emails, beside services that run with OUTBOX_IN_APP=false, or to send more at once.
 
 As many as one likes may run beside each other and beside the services.
 """
@@ -15,12 +15,12 @@ from src.services.outbox import Dispatcher
 
 
 async def work() -> None:
-    """Send mail until told to stop. Ends the process if there is nothing that could carry it."""
+    """Send emails until told to stop. Ends the process if SMTP is not configured."""
     settings = get_settings()
     email = EmailUtils.from_settings(settings)
     if email is None:
-        sys.exit("Nothing carries mail: set SMTP_HOST and SMTP_FROM.")
-    database = AsyncDatabaseManager(settings.database_url)
+        sys.exit("SMTP is not configured: set SMTP_HOST and SMTP_FROM.")
+    database = AsyncDatabaseManager(settings.database_url, pool_size=settings.database_pool_size)
     dispatcher = Dispatcher(database, email, settings)
     stopped = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):

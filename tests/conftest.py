@@ -35,12 +35,14 @@ os.environ |= {
 atexit.register(shutil.rmtree, os.environ["JWT_KEYS_DIR"], ignore_errors=True)
 
 import src.db.models  # noqa: E402, F401 - registers every table on BaseModel.metadata
-from src.api.app import configure, create_app  # noqa: E402
+from src.api.app import create_app  # noqa: E402
 from src.api.app import db as production_db  # noqa: E402
 from src.api.dependencies import get_email_utils  # noqa: E402
 from src.db import AsyncDatabaseManager, BaseModel  # noqa: E402
 from src.db.migrations import migrate  # noqa: E402
 from src.email import Message  # noqa: E402
+from src.services import Runtime  # noqa: E402
+from src.services import Runtime  # noqa: E402
 from src.services.outbox import Dispatcher  # noqa: E402
 
 DATABASES = ("sqlite", "postgresql")
@@ -217,7 +219,7 @@ _idle_apps: list[FastAPI] = []
 def borrow_app(settings: Settings) -> Iterator[FastAPI]:
     """An application with these settings. They are built once and used again: FastAPI takes its time over routes."""
     app = _idle_apps.pop() if _idle_apps else create_app(settings)
-    configure(app, settings)
+    app.state.runtime = Runtime.from_settings(settings)
     yield app
     app.dependency_overrides.clear()
     _idle_apps.append(app)
@@ -241,7 +243,7 @@ async def start_service(database_url: str) -> AsyncGenerator[StartService, None]
             client = await stack.enter_async_context(AsyncClient(transport=transport, base_url="http://test"))
             if mailbox:
                 app.dependency_overrides[get_email_utils] = lambda: mailbox
-                dispatcher = Dispatcher(AsyncDatabaseManager(database_url), mailbox, app.state.settings)
+                dispatcher = Dispatcher(AsyncDatabaseManager(database_url), mailbox, app.state.runtime.settings)
                 stack.push_async_callback(dispatcher.database.disconnect)
                 client.event_hooks["response"].append(lambda _response: dispatcher.dispatch_due())
             return Service(app, client, mailbox, manager)

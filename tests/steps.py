@@ -13,11 +13,12 @@ from sqlalchemy import or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from src.core.callers import Scope
-from src.core.passwords import UNUSABLE_PASSWORD, HashPool, PasswordHasher
+from src.core.passwords import UNUSABLE_PASSWORD, HashPool
 from src.db import AsyncDatabaseManager, BaseModel
 from src.db.base import utc_now
 from src.db.models import AuditEventModel, UserModel, UserTokenModel
-from src.services import AccountService, Audit, ClientService
+from src.db.unit_of_work import open_unit_of_work
+from src.services import AccountService, ClientService, Context
 from src.services.clients import ClientSecret
 from tests.conftest import Service
 
@@ -93,7 +94,7 @@ class CountingPool(HashPool):
 
 
 def count_hashes(service: Service) -> CountingPool:
-    pool = service.app.state.hash_pool = CountingPool(threads=2, queue_size=128)
+    pool = service.app.state.runtime.hash_pool = CountingPool(threads=2, queue_size=128)
     return pool
 
 
@@ -109,7 +110,7 @@ async def hold(pool: CountingPool, gate: Awaitable[None], *, jobs: int) -> list[
         return False
 
     tasks = [
-        asyncio.create_task(pool.run(lambda: None, queue_share=1.0, caller_is_gone=wait_at_gate)) for _ in range(jobs)
+        asyncio.create_task(pool.run(lambda: None, queue_share=1.0, is_disconnected=wait_at_gate)) for _ in range(jobs)
     ]
     await wait_until(lambda: pool.waiting >= jobs - 2)
     return tasks
@@ -166,13 +167,17 @@ async def me(service: Service, who: LoggedIn) -> Response:
 
 
 @asynccontextmanager
+async def operators_context(service: Service) -> AsyncGenerator[Context, None]:
+    """What the command line works with: `async with operators_context(service) as context`."""
+    async with open_unit_of_work(service.database) as uow:
+        yield Context.new(service.app.state.runtime, uow, email=None)
+
+
+@asynccontextmanager
 async def accounts_of(service: Service) -> AsyncGenerator[AccountService, None]:
     """What the command line does about accounts: `async with accounts_of(service) as accounts`."""
-    state = service.app.state
-    passwords = PasswordHasher(state.hash_pool, state.settings.auth_bcrypt_rounds)
-    async with service.database.session() as session:
-        audit = _operators_audit(service, session)
-        yield AccountService(session, settings=state.settings, passwords=passwords, outbox=None, audit=audit)
+    async with operators_context(service) as context:
+        yield AccountService(context)
 
 
 async def create_admin(service: Service, email: str = "admin@example.com") -> LoggedIn:
@@ -185,12 +190,8 @@ async def create_admin(service: Service, email: str = "admin@example.com") -> Lo
 @asynccontextmanager
 async def clients_of(service: Service) -> AsyncGenerator[ClientService, None]:
     """What the command line does about other services: `async with clients_of(service) as clients`."""
-    async with service.database.session() as session:
-        yield ClientService(session, signer=service.app.state.signer, audit=_operators_audit(service, session))
-
-
-def _operators_audit(service: Service, session: AsyncSession) -> Audit:
-    return Audit(session, origin=None, fingerprint=service.app.state.signer.fingerprint)
+    async with operators_context(service) as context:
+        yield ClientService(context)
 
 
 async def create_client(service: Service, *scopes: str, name: str = "reports") -> ClientSecret:

@@ -18,11 +18,12 @@ from typer.testing import CliRunner, Result
 
 from src.cli import app
 from src.core.keys import SIGNS_AFTER, load_keys, rotate
+from src.core.kinds import TokenPurpose
 from src.core.settings import get_settings
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.migrations import head, is_current
-from src.db.models import SessionModel, TokenPurpose, UserModel, UserTokenModel
+from src.db.models import SessionModel, UserModel, UserTokenModel
 from tests.core.test_keys import rotate_ago
 from tests.test_running import ROOT, Running
 

@@ -413,7 +413,7 @@ class TestSchema:
 
         assert examined.worst_of("schema")[0] == "warning"
         assert "a later version (of-later)" in examined.worst_of("schema")[1]
-        assert examined.of("outbox") == [("ok", "No mail is stuck. ")]
+        assert examined.of("outbox") == [("ok", "No email is stuck. ")]
 
 
 class TestOutbox:

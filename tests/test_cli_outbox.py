@@ -10,7 +10,7 @@ from typer.testing import Result
 from src.db import AsyncDatabaseManager
 from src.db.models import OutboxEmailModel, OutboxStatus
 from src.db.repositories import OutboxRepository
-from src.email import MessageKind
+from src.email import EmailKind
 from tests.test_cli import run
 
 
@@ -22,7 +22,7 @@ async def add(database: AsyncDatabaseManager, email: str, status: OutboxStatus, 
     async with database.session() as session:
         mail = await OutboxRepository(session).add(
             OutboxEmailModel(
-                kind=MessageKind.ACCOUNT_DELETED,
+                kind=EmailKind.ACCOUNT_DELETED,
                 to_email=email,
                 content={"when": "canary-of-the-content", "where": None},
                 status=status,

@@ -325,7 +325,7 @@ def test_a_worker_without_anything_that_carries_mail_says_so(tmp_path: Path) -> 
     with run_worker(tmp_path, DATABASE_URL=f"sqlite:///{tmp_path}/users.db") as worker:
         assert worker.process.wait(10) == 1
 
-    assert worker.log == "Nothing carries mail: set SMTP_HOST and SMTP_FROM.\n"
+    assert worker.log == "SMTP is not configured: set SMTP_HOST and SMTP_FROM.\n"
 
 
 async def test_a_worker_outlives_a_database_that_has_no_tables_yet(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_it_starts_on_nothing_and_stops_when_told(tmp_path: Path) -> None:
         service.process.send_signal(signal.SIGTERM)
         service.process.wait(5)
 
-        assert "Nothing carries mail" in service.log
+        assert "SMTP is not configured" in service.log
         assert "Application shutdown complete" in service.log
         assert "Traceback" not in service.log
 
@@ -164,7 +164,7 @@ def test_production_without_mail_stops_the_start_with_one_clear_sentence(tmp_pat
     with run_service(tmp_path, APP_ENV="production") as service:
         assert service.process.wait(20) != 0
 
-        assert "Nothing carries mail, so links would be handed to whoever asks" in service.log
+        assert "SMTP is not configured, so links would be handed to whoever asks" in service.log
         assert "Traceback" not in service.log
 
 

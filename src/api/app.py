@@ -1,25 +1,25 @@
-"""The application: `uvicorn src.api.app:app`. Everything that is put together is put together here."""
+"""The composition root: `uvicorn src.api.app:app`."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from inspect import isawaitable
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
 from src.api import errors, pages
-from src.api.dependencies import db, get_email_utils
+from src.api.dependencies import db, get_email_utils, runtime_of
 from src.api.errors import document
-from src.api.middleware import BodyLimitMiddleware, DropQuery, ReadableStartup, RequestMiddleware, StartupRefused
+from src.api.middleware import BodyLimitMiddleware, DropQuery, RequestMiddleware, StartupChecks, StartupRefused
 from src.api.routers import accounts, audit_events, credentials, health, sessions, users, well_known
 from src.core.exceptions import AppException, ServiceUnavailableException
 from src.core.keys import KeyRing, NoKeysError
-from src.core.passwords import HashPool
 from src.core.settings import Settings, get_settings
-from src.core.tokens import TokenSigner
 from src.db.migrations import DatabaseNotReadyError, prepare
-from src.email import EmailUtils, SendsMail
+from src.email import SendsEmail
+from src.services import Runtime
 from src.services.outbox import Dispatcher
 from src.services.purge import purge_quietly
 
@@ -60,10 +60,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,  # the redirect would be built from the request's Host header
         responses=document(AppException, ServiceUnavailableException),
     )
-    configure(app, settings or get_settings())
+    app.state.runtime = Runtime.from_settings(settings or get_settings())
     app.add_middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(RequestMiddleware)
-    app.add_middleware(ReadableStartup)
+    app.add_middleware(StartupChecks, check=lambda: _check_start(app))
     errors.install(app)
     for module in (accounts, sessions, credentials, users, audit_events, well_known, health, pages):
         app.include_router(module.router)
@@ -73,15 +73,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def configure(app: FastAPI, settings: Settings) -> None:
-    """Give an application its settings, and what is made from them once."""
-    app.state.settings = settings
-    app.state.hash_pool = HashPool(threads=settings.auth_hash_threads, queue_size=settings.auth_hash_queue_size)
-    app.state.email = EmailUtils.from_settings(settings)
-    app.state.wake_dispatcher = _nobody_to_wake
-    app.state.signer = TokenSigner.from_settings(settings)
-
-
 _drop_query = DropQuery()
 
 
@@ -89,61 +80,75 @@ async def _home() -> RedirectResponse:
     return RedirectResponse("/docs")
 
 
+async def _check_start(app: FastAPI) -> None:
+    """Refuse what cannot work or is unsafe, and migrate what may be migrated. Raises `StartupRefused`."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(name)s: %(message)s")
+    if _has_test_database(app):
+        return
+    runtime = runtime_of(app)
+    _check_email(runtime.settings, await _wired_email(app))
+    _check_keys(runtime.signer.keys, runtime.settings)
+    try:
+        await prepare(db, auto_migrate=runtime.settings.database_auto_migrate)
+    except DatabaseNotReadyError as refusal:
+        raise StartupRefused(str(refusal)) from None
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(name)s: %(message)s")
-    settings: Settings = app.state.settings
-    if db.session_dependency in app.dependency_overrides:  # a test's database is the test's to prepare
+    if _has_test_database(app):
         yield
         return
-    email = _wired_email(app)
-    _look_at_mail(settings, email)
-    _look_at_keys(app.state.signer.keys, settings)
-    await _prepare_database(settings)
-    purging = asyncio.create_task(purge_quietly(db, settings))
-    async with _dispatching(app, email, settings):
+    runtime = runtime_of(app)
+    purging = asyncio.create_task(purge_quietly(db, runtime.settings))
+    async with _dispatching(runtime, await _wired_email(app)):
         yield
     purging.cancel()
     await asyncio.gather(purging, return_exceptions=True)
     await db.disconnect()
 
 
-def _wired_email(app: FastAPI) -> SendsMail | None:
+def _has_test_database(app: FastAPI) -> bool:
+    """Whether a test has put its own database in the place of ours: it is the test's to prepare."""
+    return db.session_dependency in app.dependency_overrides
+
+
+async def _wired_email(app: FastAPI) -> SendsEmail | None:
+    runtime = runtime_of(app)
     override = app.dependency_overrides.get(get_email_utils)
-    email: SendsMail | None = override() if override else app.state.email
-    return email
-
-
-def _nobody_to_wake() -> None:
-    """Without a dispatcher in this process, mail is found by the polling of another."""
+    if override is None:
+        return runtime.email
+    email = override()
+    wired: SendsEmail | None = await email if isawaitable(email) else email
+    return wired
 
 
 @asynccontextmanager
-async def _dispatching(app: FastAPI, email: SendsMail | None, settings: Settings) -> AsyncIterator[None]:
-    if email is None or not settings.outbox_in_app:
+async def _dispatching(runtime: Runtime, email: SendsEmail | None) -> AsyncIterator[None]:
+    if email is None or not runtime.settings.outbox_in_app:
         yield
         return
-    dispatcher = Dispatcher(db, email, settings)
-    app.state.wake_dispatcher = dispatcher.wake
+    dispatcher = Dispatcher(db, email, runtime.settings)
+    runtime.wake_dispatcher = dispatcher.wake
     running = asyncio.create_task(dispatcher.run())
     yield
     await dispatcher.finish(running)
 
 
-def _look_at_mail(settings: Settings, email: SendsMail | None) -> None:
+def _check_email(settings: Settings, email: SendsEmail | None) -> None:
     if email is not None:
         return
     if settings.is_production:
         raise StartupRefused(
-            "Nothing carries mail, so links would be handed to whoever asks: set SMTP_HOST and SMTP_FROM."
+            "SMTP is not configured, so links would be handed to whoever asks: set SMTP_HOST and SMTP_FROM."
         )
     log.warning(
-        "Nothing carries mail: activation links are in the answers, and links to reset a password or change an address "
-        "are too only with AUTH_RETURN_TOKEN_IN_RESPONSE=true. Do not run like this in production."
+        "SMTP is not configured: activation links are in the answers, and links to reset a password or change an "
+        "address are too only with AUTH_RETURN_TOKEN_IN_RESPONSE=true. Do not run like this in production."
     )
 
 
-def _look_at_keys(keys: KeyRing, settings: Settings) -> None:
+def _check_keys(keys: KeyRing, settings: Settings) -> None:
     try:
         generated = [key.path for key in (*keys.access_keys, *keys.refresh_keys) if key.is_generated]
     except (NoKeysError, OSError, ValueError) as error:
@@ -153,13 +158,6 @@ def _look_at_keys(keys: KeyRing, settings: Settings) -> None:
             f"{generated[0]} was made up for development: make keys with `python -m src keys rotate` in a folder of "
             "their own, and point JWT_KEYS_DIR to it."
         )
-
-
-async def _prepare_database(settings: Settings) -> None:
-    try:
-        await prepare(db, auto_migrate=settings.database_auto_migrate)
-    except DatabaseNotReadyError as refusal:
-        raise StartupRefused(str(refusal)) from None
 
 
 app = create_app()

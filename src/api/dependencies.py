@@ -1,145 +1,78 @@
-"""What routes are given. `db` is the one way to the database: overriding `db.session_dependency` moves a whole app."""
+"""What routes are given. `db` is the one way to the database: overriding `db.session_dependency` moves a whole app.
+
+All are `async def`: FastAPI runs a plain function in a thread, which costs more than most of these do.
+"""
 
 from ipaddress import ip_address
 from typing import Annotated
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, FastAPI, Request, Security
 from fastapi.security import OAuth2, SecurityScopes
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from src.core.callers import Principal, Scope, ServiceClient, require
+from src.core.callers import AuthenticatedClient, AuthenticatedUser, Scope, require
 from src.core.exceptions import ForbiddenException, InvalidAccessTokenError, UnauthorizedException
-from src.core.passwords import PasswordHasher
-from src.core.settings import Settings, get_settings
-from src.core.tokens import TokenSigner
+from src.core.origin import RequestOrigin
+from src.core.settings import get_settings
 from src.db.database import AsyncDatabaseManager
-from src.db.repositories import ServiceClientRepository, SessionRepository
-from src.email import SendsMail
-from src.services import AccountService, Audit, ClientService, CredentialService, SessionService, UserService
-from src.services.outbox import Outbox
-from src.services.sessions import Client
+from src.db.unit_of_work import UnitOfWork
+from src.email import SendsEmail
+from src.services import Context, Runtime
 
-db = AsyncDatabaseManager(get_settings().database_url)
+db = AsyncDatabaseManager(get_settings().database_url, pool_size=get_settings().database_pool_size)
 
 # Function scope closes the session before the answer is sent. With the default one, what fails after the `yield` would
 # fail behind a 2xx that the client has already seen.
 SessionDep = Annotated[AsyncSession, Depends(db.session_dependency, scope="function")]
 
 
-def get_app_settings(request: Request) -> Settings:
-    settings: Settings = request.app.state.settings
-    return settings
+async def get_unit_of_work(session: SessionDep) -> UnitOfWork:
+    return UnitOfWork(session)
 
 
-SettingsDep = Annotated[Settings, Depends(get_app_settings)]
+UnitOfWorkDep = Annotated[UnitOfWork, Depends(get_unit_of_work)]
 
 
-def get_email_utils(request: Request) -> SendsMail | None:
-    """What carries mail: SMTP, where SMTP_HOST is set. `None` means that links travel in the answers. Override it to
+def runtime_of(app: FastAPI) -> Runtime:
+    """The only thing that an application keeps in its untyped `state`."""
+    runtime: Runtime = app.state.runtime
+    return runtime
+
+
+async def get_runtime(request: Request) -> Runtime:
+    return runtime_of(request.app)
+
+
+RuntimeDep = Annotated[Runtime, Depends(get_runtime)]
+
+
+async def get_email_utils(runtime: RuntimeDep) -> SendsEmail | None:
+    """What carries emails: SMTP, where SMTP_HOST is set. `None` means that links travel in the answers. Override it to
     wire in another."""
-    email: SendsMail | None = request.app.state.email
-    return email
+    return runtime.email
 
 
-EmailDep = Annotated[SendsMail | None, Depends(get_email_utils)]
+async def get_context(
+    request: Request,
+    uow: UnitOfWorkDep,
+    runtime: RuntimeDep,
+    email: Annotated[SendsEmail | None, Depends(get_email_utils)],
+) -> Context:
+    return Context.new(runtime, uow, email=email, origin=origin_of(request), is_disconnected=request.is_disconnected)
 
 
-def get_outbox(request: Request, session: SessionDep, settings: SettingsDep, email: EmailDep) -> Outbox | None:
-    if email is None:
-        return None
-    return Outbox(session, limit_per_hour=settings.email_limit_per_hour, wake=request.app.state.wake_dispatcher)
+ContextDep = Annotated[Context, Depends(get_context)]
 
 
-OutboxDep = Annotated[Outbox | None, Depends(get_outbox)]
-
-
-def get_password_hasher(request: Request, settings: SettingsDep) -> PasswordHasher:
-    return PasswordHasher(request.app.state.hash_pool, settings.auth_bcrypt_rounds, request.is_disconnected)
-
-
-PasswordHasherDep = Annotated[PasswordHasher, Depends(get_password_hasher)]
-
-
-def get_signer(request: Request) -> TokenSigner:
-    signer: TokenSigner = request.app.state.signer
-    return signer
-
-
-SignerDep = Annotated[TokenSigner, Depends(get_signer)]
-
-
-def get_client(request: Request) -> Client:
+def origin_of(request: Request) -> RequestOrigin:
     """Where the request comes from; behind a proxy, as uvicorn's `--forwarded-allow-ips` lets the proxy say."""
-    address = request.client.host if request.client else ""
+    host = request.client.host if request.client else ""
     try:
-        place = str(ip_address(address.partition("%")[0]))  # the zone of an IPv6 address may be any text
+        address = str(ip_address(host.partition("%")[0]))  # the zone of an IPv6 address may be any text
     except ValueError:  # a unix socket, or what somebody wrote into X-Forwarded-For
-        place = None
+        address = None
     user_agent = "".join(filter(str.isprintable, request.headers.get("user-agent", "")))
-    return Client(place, user_agent[:255] or None)
-
-
-ClientDep = Annotated[Client, Depends(get_client)]
-
-
-def get_audit(session: SessionDep, client: ClientDep, signer: SignerDep) -> Audit:
-    return Audit(session, origin=client.address, fingerprint=signer.fingerprint)
-
-
-AuditDep = Annotated[Audit, Depends(get_audit)]
-
-
-def get_accounts(
-    session: SessionDep, settings: SettingsDep, passwords: PasswordHasherDep, outbox: OutboxDep, audit: AuditDep
-) -> AccountService:
-    return AccountService(session, settings=settings, passwords=passwords, outbox=outbox, audit=audit)
-
-
-AccountsDep = Annotated[AccountService, Depends(get_accounts)]
-
-
-def get_sessions(
-    session: SessionDep,
-    settings: SettingsDep,
-    passwords: PasswordHasherDep,
-    signer: SignerDep,
-    outbox: OutboxDep,
-    audit: AuditDep,
-) -> SessionService:
-    return SessionService(session, settings=settings, passwords=passwords, signer=signer, outbox=outbox, audit=audit)
-
-
-SessionsDep = Annotated[SessionService, Depends(get_sessions)]
-
-
-def get_credentials(
-    session: SessionDep,
-    settings: SettingsDep,
-    passwords: PasswordHasherDep,
-    outbox: OutboxDep,
-    client: ClientDep,
-    audit: AuditDep,
-) -> CredentialService:
-    return CredentialService(
-        session, settings=settings, passwords=passwords, outbox=outbox, client_address=client.address, audit=audit
-    )
-
-
-CredentialsDep = Annotated[CredentialService, Depends(get_credentials)]
-
-
-def get_users(session: SessionDep, settings: SettingsDep, outbox: OutboxDep, audit: AuditDep) -> UserService:
-    return UserService(session, settings=settings, outbox=outbox, audit=audit)
-
-
-UsersDep = Annotated[UserService, Depends(get_users)]
-
-
-def get_clients(session: SessionDep, signer: SignerDep, audit: AuditDep) -> ClientService:
-    return ClientService(session, signer=signer, audit=audit)
-
-
-ClientsDep = Annotated[ClientService, Depends(get_clients)]
+    return RequestOrigin(address, user_agent[:255] or None)
 
 
 _SCOPES = {
@@ -160,64 +93,72 @@ _authorization = OAuth2(
 
 
 async def get_optional_caller(
-    request: Request, header: Annotated[str | None, Depends(_authorization)], session: SessionDep, signer: SignerDep
-) -> Principal | ServiceClient | None:
+    request: Request,
+    header: Annotated[str | None, Depends(_authorization)],
+    uow: UnitOfWorkDep,
+    runtime: RuntimeDep,
+) -> AuthenticatedUser | AuthenticatedClient | None:
     """Who is asking; nobody, without a token. One that is not good is a 401, never silently a stranger (RFC 6750)."""
     if "authorization" not in request.headers:
         return None
     scheme, _, token = (header or "").partition(" ")
     if scheme.lower() != "bearer":
         raise InvalidAccessTokenError
-    claims = signer.read_access(token)
-    caller: Principal | ServiceClient | None
-    if isinstance(claims, ServiceClient):
-        caller = claims if await ServiceClientRepository(session).is_live(claims.client_id) else None
+    claims = runtime.signer.read_access(token)
+    caller: AuthenticatedUser | AuthenticatedClient | None
+    if isinstance(claims, AuthenticatedClient):
+        caller = claims if await uow.clients.is_live(claims.client_id) else None
     else:
-        caller = await SessionRepository(session).find_principal(claims.user_id, claims.session_id)
-    await session.close()  # ends the read: on SQLite no writing transaction can follow it
+        caller = await uow.sessions.find_caller(claims.user_id, claims.session_id)
     if caller is None:
         raise InvalidAccessTokenError
     return caller
 
 
-OptionalCaller = Annotated[Principal | ServiceClient | None, Depends(get_optional_caller)]
+OptionalCaller = Annotated[AuthenticatedUser | AuthenticatedClient | None, Depends(get_optional_caller)]
 
 
-def get_caller(caller: OptionalCaller) -> Principal | ServiceClient:
+async def get_caller(caller: OptionalCaller) -> AuthenticatedUser | AuthenticatedClient:
     if caller is None:
         raise UnauthorizedException
     return caller
 
 
-def get_permitted_caller(
-    caller: Annotated[Principal | ServiceClient, Depends(get_caller)], needed: SecurityScopes
-) -> Principal | ServiceClient:
+async def get_permitted_caller(
+    caller: Annotated[AuthenticatedUser | AuthenticatedClient, Depends(get_caller)], needed: SecurityScopes
+) -> AuthenticatedUser | AuthenticatedClient:
     """An administrator, or a service with the scopes that the route names."""
     for scope in needed.scopes:
         require(caller, Scope(scope))
     return caller
 
 
-UsersReader = Annotated[Principal | ServiceClient, Security(get_permitted_caller, scopes=[Scope.USERS_READ])]
-AuditReader = Annotated[Principal | ServiceClient, Security(get_permitted_caller, scopes=[Scope.AUDIT_READ])]
-# Whoever has proved who they are: whether they may is for the service to say, which records it if they may not.
-UsersWriter = Annotated[Principal | ServiceClient, Security(get_caller, scopes=[Scope.USERS_WRITE])]
+UsersReader = Annotated[
+    AuthenticatedUser | AuthenticatedClient, Security(get_permitted_caller, scopes=[Scope.USERS_READ])
+]
+AuditReader = Annotated[
+    AuthenticatedUser | AuthenticatedClient, Security(get_permitted_caller, scopes=[Scope.AUDIT_READ])
+]
+# The scope is named for the API document alone. `UserService` requires it, and records it when it is missing.
+UncheckedUsersWriter = Annotated[
+    AuthenticatedUser | AuthenticatedClient, Security(get_caller, scopes=[Scope.USERS_WRITE])
+]
 
 
-def get_optional_user(caller: OptionalCaller) -> Principal | None:
+async def get_optional_user(caller: OptionalCaller) -> AuthenticatedUser | None:
     """A person, or nobody: what is personal is refused to a service."""
-    if isinstance(caller, ServiceClient):
+    if isinstance(caller, AuthenticatedClient):
         raise ForbiddenException("This is for people: send the access token of somebody who has logged in.")
     return caller
 
 
-OptionalUser = Annotated[Principal | None, Depends(get_optional_user)]
+OptionalUser = Annotated[AuthenticatedUser | None, Depends(get_optional_user)]
 
 
-def get_current_user(user: OptionalUser) -> Principal:
+async def get_current_user(user: OptionalUser) -> AuthenticatedUser:
     if user is None:
         raise UnauthorizedException
     return user
 
 
-CurrentUser = Annotated[Principal, Depends(get_current_user)]
+CurrentUser = Annotated[AuthenticatedUser, Depends(get_current_user)]

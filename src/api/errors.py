@@ -13,9 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from src.api.pages import is_page, render_refusal
-from src.api.schemas import Problem
+from src.api.schemas.service import Problem
 from src.core.exceptions import (
     AppException,
+    BadRequestException,
     InvalidAccessTokenError,
     PayloadTooLargeException,
     ServiceUnavailableException,
@@ -24,7 +25,7 @@ from src.core.exceptions import (
     ValidationException,
 )
 from src.core.fields import reason_of
-from src.db.database import is_database_away
+from src.db.database import is_transient_database_error
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ BODY_ERRORS: tuple[type[AppException], ...] = (
     PayloadTooLargeException,
     UnsupportedMediaTypeException,
     ValidationException,
+    BadRequestException,
 )
 
 
@@ -120,13 +122,13 @@ def _allowed_methods(request: Request) -> list[str]:
 
 
 async def _refuse_without_database(request: Request, error: Exception) -> Response:
-    if not is_database_away(error):
+    if not is_transient_database_error(error):
         raise error
-    log.warning("The database did not answer: %s", describe(error))
+    log.warning("The database did not answer: %s", log_line(error))
     return await _refuse(request, ServiceUnavailableException())
 
 
-def describe(error: BaseException) -> str:
+def log_line(error: BaseException) -> str:
     """The error's kind and the first line of its text: the next ones may quote a row, and so a hash. Of the database's
     errors the kind alone, since some quote a parameter at once."""
     if isinstance(error, DBAPIError) or type(error).__module__.startswith(("asyncpg", "sqlalchemy", "sqlite3")):

@@ -1,27 +1,29 @@
 """Versions of what is read, so that a change can say which one it means (RFC 9110, section 13.1.1)."""
 
-from collections.abc import Collection, Sequence
+import hashlib
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, Header
 
-from src.services.users import version_of
+from src.core.users import UserRecord
 
 
-def etag_of(values: Sequence[object]) -> str:
-    return f'"{version_of(values)}"'
+def etag_of(value: object) -> str:
+    """A strong tag: another whenever a part of the value is another."""
+    return f'"{hashlib.sha256(repr(value).encode()).hexdigest()[:32]}"'
 
 
-def get_versions(
+async def get_precondition(
     if_match: Annotated[
         str | None, Header(max_length=1000, description="The `ETag` that you read: a 412 if it is another by now.")
     ] = None,
-) -> Collection[str] | None:
-    """What the caller would have changed; `None` for whatever is there. A weak tag never matches."""
+) -> Callable[[UserRecord], bool] | None:
+    """Whether a user is as the caller has read them; `None` where any version will do. A weak tag never matches."""
     if if_match is None or if_match.strip() == "*":
         return None
-    tags = (tag.strip() for tag in if_match.split(","))
-    return {tag[1:-1] for tag in tags if tag == f'"{tag[1:-1]}"'}
+    tags = {tag.strip() for tag in if_match.split(",")}
+    return lambda record: etag_of(record) in tags
 
 
-IfMatch = Annotated[Collection[str] | None, Depends(get_versions)]
+IfMatch = Annotated[Callable[[UserRecord], bool] | None, Depends(get_precondition)]

@@ -4,13 +4,14 @@ import asyncio
 import logging
 import re
 import traceback
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from src.api.errors import describe, envelope
+from src.api.errors import envelope, log_line
 from src.core.exceptions import AppException, ServiceUnavailableException
 
 log = logging.getLogger(__name__)
@@ -69,8 +70,8 @@ class RequestMiddleware:
 
 
 def format_error(error: BaseException) -> str:
-    """The traceback, but of each exception's text only what `describe` lets through."""
-    lines = [f"{describe(error)}\n", *traceback.format_tb(error.__traceback__)]
+    """The traceback, but of each exception's text only what `log_line` lets through."""
+    lines = [f"{log_line(error)}\n", *traceback.format_tb(error.__traceback__)]
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return "".join(lines) + (f"Caused by {format_error(cause)}" if cause else "")
 
@@ -109,24 +110,23 @@ class DropQuery(logging.Filter):
         return True
 
 
-class ReadableStartup:
-    """When the service refuses to start, says the reason in one sentence rather than under a traceback."""
+class StartupChecks:
+    """Runs a check before the lifespan. If it refuses, the server logs the reason alone; what the lifespan raises itself
+    is logged with its traceback."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, check: Callable[[], Awaitable[None]]) -> None:
         self._app = app
+        self._check = check
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            await self._app(scope, receive, send)
-            return
-
-        async def send_sentence(message: Message) -> None:
-            text = message.get("message", "")
-            if message["type"] == "lifespan.startup.failed" and StartupRefused.__qualname__ in text:
-                message["message"] = text.strip().rpartition(f"{StartupRefused.__qualname__}: ")[2]
-            await send(message)
-
-        await self._app(scope, receive, send_sentence)
+        if scope["type"] == "lifespan":
+            try:
+                await self._check()
+            except StartupRefused as refusal:
+                await receive()
+                await send({"type": "lifespan.startup.failed", "message": str(refusal)})
+                return
+        await self._app(scope, receive, send)
 
 
 class StartupRefused(Exception):  # noqa: N818 - reads as the outcome that it is

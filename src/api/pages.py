@@ -14,9 +14,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, Query, Request, Response
 from fastapi.templating import Jinja2Templates
 
-from src.api.dependencies import AccountsDep, CredentialsDep
+from src.api.dependencies import ContextDep
 from src.core.exceptions import AppException, ValidationException
 from src.core.passwords import PASSWORD_MAX_LENGTH
+from src.services import AccountService, Context, CredentialService
 from src.services.accounts import PendingSignUp
 
 _FOLDER = Path(__file__).parent / "templates"
@@ -34,7 +35,7 @@ _templates = Jinja2Templates(_FOLDER)
 _templates.env.globals["style"] = _STYLE
 
 
-def _mark_as_page(request: Request) -> None:
+async def _mark_as_page(request: Request) -> None:
     request.state.is_page = True
 
 
@@ -47,77 +48,78 @@ PasswordInForm = Annotated[str | None, Form(max_length=PASSWORD_MAX_LENGTH)]
 
 
 @router.get("/activate")
-async def show_activation(request: Request, accounts: AccountsDep, token: TokenInQuery = "") -> Response:
-    sign_up = await accounts.preview_activation(token)
+async def show_activation(request: Request, context: ContextDep, token: TokenInQuery = "") -> Response:
+    sign_up = await AccountService(context).preview_activation(token)
     return _render(request, "activate.html", token=token, sign_up=sign_up)
 
 
 @router.post("/activate")
 async def confirm_activation(
-    request: Request, accounts: AccountsDep, token: TokenInForm, password: PasswordInForm = None
+    request: Request, context: ContextDep, token: TokenInForm, password: PasswordInForm = None
 ) -> Response:
-    outcome = await accounts.confirm_activation(token, password)
+    outcome = await AccountService(context).confirm_activation(token, password)
     if isinstance(outcome, PendingSignUp):
         return _render(request, "activate.html", status_code=400, token=token, sign_up=outcome)
     return _render(request, "activated.html")
 
 
 @router.get("/password-reset")
-async def show_password_reset(request: Request, credentials: CredentialsDep, token: TokenInQuery = "") -> Response:
-    email = await credentials.preview_password_reset(token)
-    return _render(request, "password_reset.html", token=token, email=email)
+async def show_password_reset(request: Request, context: ContextDep, token: TokenInQuery = "") -> Response:
+    email = await CredentialService(context).preview_password_reset(token)
+    return _ask_password(request, "password_reset.html", context, token=token, email=email)
 
 
 @router.post("/password-reset")
 async def reset_password(
-    request: Request, credentials: CredentialsDep, token: TokenInForm, new_password: NewPasswordInForm = ""
+    request: Request, context: ContextDep, token: TokenInForm, new_password: NewPasswordInForm = ""
 ) -> Response:
-    email = await credentials.preview_password_reset(token)
+    email = await CredentialService(context).preview_password_reset(token)
     try:
-        await credentials.reset_password(token=token, new_password=new_password)
+        await CredentialService(context).reset_password(token=token, new_password=new_password)
     except ValidationException as refusal:  # the link is still good: let the person choose another password
-        reason = refusal.details["fields"][0]["reason"]
-        return _render(request, "password_reset.html", status_code=422, token=token, email=email, reason=reason)
+        return _ask_password(request, "password_reset.html", context, token=token, email=email, refusal=refusal)
     return _render(request, "password_reset_done.html")
 
 
 @router.get("/email-change")
-async def show_email_change(request: Request, credentials: CredentialsDep, token: TokenInQuery = "") -> Response:
-    return _render(request, "email_change.html", token=token, email=await credentials.preview_email_change(token))
+async def show_email_change(request: Request, context: ContextDep, token: TokenInQuery = "") -> Response:
+    email = await CredentialService(context).preview_email_change(token)
+    return _render(request, "email_change.html", token=token, email=email)
 
 
 @router.post("/email-change")
-async def confirm_email_change(request: Request, credentials: CredentialsDep, token: TokenInForm) -> Response:
-    await credentials.confirm_email_change(token)
+async def confirm_email_change(request: Request, context: ContextDep, token: TokenInForm) -> Response:
+    await CredentialService(context).confirm_email_change(token)
     return _render(request, "email_changed.html")
 
 
 @router.get("/email-revert")
-async def show_email_revert(request: Request, credentials: CredentialsDep, token: TokenInQuery = "") -> Response:
-    return _render(request, "email_revert.html", token=token, email=await credentials.preview_email_revert(token))
+async def show_email_revert(request: Request, context: ContextDep, token: TokenInQuery = "") -> Response:
+    email = await CredentialService(context).preview_email_revert(token)
+    return _render(request, "email_revert.html", token=token, email=email)
 
 
 @router.post("/email-revert")
-async def revert_email_change(request: Request, credentials: CredentialsDep, token: TokenInForm) -> Response:
-    await credentials.revert_email_change(token)
+async def revert_email_change(request: Request, context: ContextDep, token: TokenInForm) -> Response:
+    await CredentialService(context).revert_email_change(token)
     return _render(request, "email_reverted.html")
 
 
 @router.get("/invitation")
-async def show_invitation(request: Request, accounts: AccountsDep, token: TokenInQuery = "") -> Response:
-    return _render(request, "invitation.html", token=token, email=await accounts.preview_invitation(token))
+async def show_invitation(request: Request, context: ContextDep, token: TokenInQuery = "") -> Response:
+    email = await AccountService(context).preview_invitation(token)
+    return _ask_password(request, "invitation.html", context, token=token, email=email)
 
 
 @router.post("/invitation")
 async def accept_invitation(
-    request: Request, accounts: AccountsDep, token: TokenInForm, new_password: NewPasswordInForm = ""
+    request: Request, context: ContextDep, token: TokenInForm, new_password: NewPasswordInForm = ""
 ) -> Response:
-    email = await accounts.preview_invitation(token)
+    email = await AccountService(context).preview_invitation(token)
     try:
-        await accounts.accept_invitation(token=token, password=new_password)
+        await AccountService(context).accept_invitation(token=token, password=new_password)
     except ValidationException as refusal:
-        reason = refusal.details["fields"][0]["reason"]
-        return _render(request, "invitation.html", status_code=422, token=token, email=email, reason=reason)
+        return _ask_password(request, "invitation.html", context, token=token, email=email, refusal=refusal)
     return _render(request, "invitation_accepted.html")
 
 
@@ -133,6 +135,22 @@ def render_refusal(request: Request, error: AppException) -> Response:
     )
     response.headers.update(error.headers)
     return response
+
+
+def _ask_password(
+    request: Request,
+    template: str,
+    context: Context,
+    *,
+    token: str,
+    email: str,
+    refusal: ValidationException | None = None,
+) -> Response:
+    """The form for a new password, and why the one before was refused."""
+    reason = refusal.details["fields"][0]["reason"] if refusal else None
+    min_length = context.settings.auth_password_min_length
+    values = {"token": token, "email": email, "reason": reason, "min_length": min_length}
+    return _render(request, template, status_code=422 if refusal else 200, **values)
 
 
 def _render(request: Request, template: str, *, status_code: int = 200, **values: Any) -> Response:

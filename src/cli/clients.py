@@ -10,13 +10,13 @@ import typer
 from pydantic import Field, TypeAdapter
 
 from src.cli.arguments import read_as
+from src.cli.context import with_context
 from src.cli.output import AsJson, print_json
-from src.cli.services import Services, with_services
 from src.core.callers import Scope
 from src.core.fields import Name
 from src.db.base import utc_now
 from src.db.models import ServiceClientModel
-from src.db.repositories import ServiceClientRepository
+from src.services import ClientService, Context
 from src.services.clients import ClientSecret
 
 app = typer.Typer(help="Other services, and the secrets with which they get access tokens.", no_args_is_help=True)
@@ -41,7 +41,7 @@ def create_client(
     as_json: AsJson = False,
 ) -> None:
     """Introduce a service, and print its secret, once."""
-    secret = with_services(lambda services: services.clients.create(name=name, scopes=scopes))
+    secret = with_context(lambda context: ClientService(context).create(name=name, scopes=scopes))
     _print_secret(secret, as_json=as_json)
 
 
@@ -61,21 +61,21 @@ def rotate_client(
 ) -> None:
     """Give a service its next secret, and print it, once."""
     overlap = timedelta(hours=overlap_hours)
-    secret = with_services(lambda services: services.clients.rotate(name, overlap=overlap))
+    secret = with_context(lambda context: ClientService(context).rotate(name, overlap=overlap))
     _print_secret(secret, as_json=as_json)
 
 
 @app.command("revoke")
 def revoke_client(name: _ClientName) -> None:
     """End the access of a service: its secrets, and the access tokens that it has."""
-    with_services(lambda services: services.clients.revoke(name))
+    with_context(lambda context: ClientService(context).revoke(name))
     typer.echo(f"Revoked {name}: its secrets and access tokens are refused from now on.")
 
 
 @app.command("list")
 def list_clients(*, as_json: AsJson = False) -> None:
     """Show every service, also those that were revoked, the oldest first."""
-    lines = [_describe(client) for client in with_services(_list_all)]
+    lines = [_line(client) for client in with_context(_list_all)]
     if as_json:
         print_json(lines)
         return
@@ -102,7 +102,7 @@ class _Line:
     revoked_at: datetime | None
 
 
-def _describe(client: ServiceClientModel) -> _Line:
+def _line(client: ServiceClientModel) -> _Line:
     previous_works = client.revoked_at is None and client.previous_expires_at and client.previous_expires_at > utc_now()
     return _Line(
         client.id,
@@ -115,9 +115,9 @@ def _describe(client: ServiceClientModel) -> _Line:
     )
 
 
-async def _list_all(services: Services) -> list[ServiceClientModel]:
-    repository, clients = ServiceClientRepository(services.session), list[ServiceClientModel]()
-    while page := await repository.list(limit=_PAGE, after=clients[-1].id if clients else None):
+async def _list_all(context: Context) -> list[ServiceClientModel]:
+    clients = list[ServiceClientModel]()
+    while page := await context.uow.clients.list(limit=_PAGE, after=clients[-1].id if clients else None):
         clients += page
     return clients
 

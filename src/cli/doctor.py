@@ -52,7 +52,7 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class Check:
     name: str
-    look: Callable[[Settings], Awaitable[Sequence[Finding]]]
+    run: Callable[[Settings], Awaitable[Sequence[Finding]]]
     needs: str = ""  # the check before it that must not have been blocked
 
 
@@ -64,7 +64,7 @@ async def examine() -> Sequence[Finding]:
     findings: list[Finding] = []
     for check in CHECKS:
         reasons = [finding.blocks for finding in findings if finding.check == check.needs and finding.blocks]
-        findings += [_skip(check, reasons[0])] if reasons else await _look(check, settings)
+        findings += [_skip(check, reasons[0])] if reasons else await _run(check, settings)
     return list(dict.fromkeys(findings))
 
 
@@ -72,9 +72,9 @@ def _skip(check: Check, reason: str) -> Finding:
     return Finding(check.name, "skipped", f"Not checked: {reason}.", blocks=reason)
 
 
-async def _look(check: Check, settings: Settings) -> Sequence[Finding]:
+async def _run(check: Check, settings: Settings) -> Sequence[Finding]:
     try:
-        return await check.look(settings)
+        return await check.run(settings)
     except Exception as error:  # noqa: BLE001 - nobody foresaw it; its text may hold anything, a password too
         text = f"The check failed ({type(error).__qualname__})."
         return [Finding(check.name, "problem", text, blocks=f"see {check.name}")]
@@ -132,7 +132,7 @@ async def check_database(settings: Settings) -> Sequence[Finding]:
         return [_no_database(f"{error}.", "Correct DATABASE_URL.")]
     if database.is_in_memory:
         return [_no_database("It is in memory, which is for tests.", "Name a file in DATABASE_URL.")]
-    if database.is_sqlite and (finding := _look_at_file(_path(database))):
+    if database.is_sqlite and (finding := _check_file(_path(database))):
         return [finding]
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
@@ -155,7 +155,7 @@ def _no_database(text: str, advice: str) -> Finding:
     return Finding("database", "problem", text, advice, blocks="the database does not answer")
 
 
-def _look_at_file(path: Path) -> Finding | None:
+def _check_file(path: Path) -> Finding | None:
     try:
         _try_to_write(path)
         if path.exists():
@@ -199,8 +199,8 @@ async def check_outbox(settings: Settings) -> Sequence[Finding]:
         stuck = await OutboxRepository(session).count_stuck(utc_now() - STUCK_AFTER)
     if stuck:
         advice = "See why with `python -m src outbox list`; dead letters are queued again with `outbox retry`."
-        return [Finding("outbox", "warning", f"Mails that are dead letters or do not get out: {stuck}.", advice)]
-    return [Finding("outbox", "ok", "No mail is stuck.")]
+        return [Finding("outbox", "warning", f"Emails that are dead letters or do not get out: {stuck}.", advice)]
+    return [Finding("outbox", "ok", "No email is stuck.")]
 
 
 # --- keys ---
@@ -214,15 +214,15 @@ async def check_keys(settings: Settings) -> Sequence[Finding]:
         return [Finding("keys", "problem", f"They cannot be read: {error}", advice, "the keys cannot be read")]
     signing = [key for key in access if key.algorithm == settings.jwt_algorithm]
     if not (signing and refresh):
-        return [_look_at_missing_keys(settings), *_look_at_files([*access, *refresh], settings)]
+        return [_missing_keys(settings), *_check_key_files([*access, *refresh], settings)]
     return [
-        Finding("keys", "ok", _describe("Access", signing)),
-        Finding("keys", "ok", _describe("Refresh", refresh)),
-        *_look_at_files([*access, *refresh], settings),
+        Finding("keys", "ok", _signing_summary("Access", signing)),
+        Finding("keys", "ok", _signing_summary("Refresh", refresh)),
+        *_check_key_files([*access, *refresh], settings),
     ]
 
 
-def _look_at_missing_keys(settings: Settings) -> Finding:
+def _missing_keys(settings: Settings) -> Finding:
     folder = settings.jwt_keys_dir
     text = f"There is no {settings.jwt_algorithm} key, or no secret, to sign with in {folder}."
     if settings.is_production:
@@ -234,7 +234,7 @@ def _look_at_missing_keys(settings: Settings) -> Finding:
     return Finding("keys", "warning", text, "The first start makes some for development.")
 
 
-def _describe(kind: str, keys: Sequence[Key]) -> str:
+def _signing_summary(kind: str, keys: Sequence[Key]) -> str:
     """Which key signs, how old it is, and which will follow."""
     now, signs = utc_now(), signer(keys)
     waiting = [f"; {key.id} from {key.signs_from:%Y-%m-%d %H:%M:%S} UTC on" for key in keys if key.signs_from > now]
@@ -249,7 +249,7 @@ def _age(key: Key) -> str:
     return f"{days} {'day' if days == 1 else 'days'} old"
 
 
-def _look_at_files(keys: Sequence[Key], settings: Settings) -> Iterator[Finding]:
+def _check_key_files(keys: Sequence[Key], settings: Settings) -> Iterator[Finding]:
     for key in keys:
         mode = stat.S_IMODE(key.path.stat().st_mode)
         if settings.is_production and key.is_generated:
@@ -268,7 +268,7 @@ async def check_smtp(settings: Settings) -> Sequence[Finding]:
     email = EmailUtils.from_settings(settings)
     if email is None:
         status: Status = "problem" if settings.is_production else "warning"
-        text = "Nothing carries mail, so activation links are in the answers, which production refuses."
+        text = "SMTP is not configured, so activation links are in the answers, which production refuses."
         return [Finding("smtp", status, text, "Set SMTP_HOST and SMTP_FROM.")]
     server = f"{email.host}:{email.port}"
     try:

@@ -21,7 +21,7 @@ _NOW: dict[_State, str] = {"signs": "signs now", "verifies": "verifies"}
 @app.command("list")
 def list_keys(*, as_json: AsJson = False) -> None:
     """Show every key: what it signs, whether it does so now, and from when."""
-    lines = [_describe(key, group) for group in _key_groups(get_settings()) for key in group.keys]
+    lines = [_line(key, group) for group in _key_groups(get_settings()) for key in group.keys]
     if as_json:
         print_json(lines)
         return
@@ -99,7 +99,7 @@ class _Line:
     path: Path
 
 
-def _describe(key: Key, group: _KeyGroup) -> _Line:
+def _line(key: Key, group: _KeyGroup) -> _Line:
     state = _state(key, group)
     signs_from = key.signs_from if state == "waits" else None
     return _Line(group.kind, key.id, key.algorithm, state, signs_from, key.path)

@@ -1,4 +1,4 @@
-"""`python -m src outbox`: what operators see of the mails, and do about them."""
+"""`python -m src outbox`: what operators see of the emails, and do about them."""
 
 from typing import Annotated
 from uuid import UUID
@@ -8,38 +8,38 @@ import typer
 from src.cli.output import AsJson, fail, in_database, print_json
 from src.services.outbox import list_unsent, retry_dead_letters
 
-app = typer.Typer(help="The mails that wait to be sent.", no_args_is_help=True)
+app = typer.Typer(help="The emails that wait to be sent.", no_args_is_help=True)
 
 # Not the content: it holds where somebody was, and what they are called.
 _SHOWN = ("id", "status", "kind", "attempts", "due_at", "to_email", "last_error")
 
 
 @app.command("list")
-def list_mails(
+def list_emails(
     *, limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 100, as_json: AsJson = False
 ) -> None:
-    """Show the mails that wait, and the dead letters, the oldest first."""
-    mails = in_database(lambda database: list_unsent(database, limit=limit))
+    """Show the emails that wait, and the dead letters, the oldest first."""
+    emails = in_database(lambda database: list_unsent(database, limit=limit))
     if as_json:
-        print_json([{name: getattr(mail, name) for name in _SHOWN} for mail in mails])
+        print_json([{name: getattr(email, name) for name in _SHOWN} for email in emails])
         return
-    for mail in mails:
+    for email in emails:
         typer.echo(
-            f"{mail.id}  {mail.status:6}  {mail.kind:18} attempts {mail.attempts:2}  "
-            f"due {mail.due_at:%Y-%m-%d %H:%M:%S}  {mail.to_email}  {mail.last_error or ''}"
+            f"{email.id}  {email.status:6}  {email.kind:18} attempts {email.attempts:2}  "
+            f"due {email.due_at:%Y-%m-%d %H:%M:%S}  {email.to_email}  {email.last_error or ''}"
         )
 
 
 @app.command("retry")
-def retry_mails(
-    mail_id: Annotated[UUID | None, typer.Argument(help="The id that `outbox list` shows; all, if left out.")] = None,
+def retry_emails(
+    email_id: Annotated[UUID | None, typer.Argument(help="The id that `outbox list` shows; all, if left out.")] = None,
     *,
     as_json: AsJson = False,
 ) -> None:
     """Queue a dead letter again, or all of them."""
-    count = in_database(lambda database: retry_dead_letters(database, mail_id))
-    if mail_id and not count:
-        fail(f"There is no dead letter {mail_id}: see `python -m src outbox list`.")
+    count = in_database(lambda database: retry_dead_letters(database, email_id))
+    if email_id and not count:
+        fail(f"There is no dead letter {email_id}: see `python -m src outbox list`.")
     if as_json:
         print_json({"queued": count})
         return

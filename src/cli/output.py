@@ -9,7 +9,7 @@ from pydantic_core import to_json
 from sqlalchemy.exc import DBAPIError
 
 from src.core.settings import get_settings
-from src.db.database import AsyncDatabaseManager, is_database_away
+from src.db.database import AsyncDatabaseManager, is_transient_database_error
 from src.db.migrations import DatabaseNotReadyError, prepare
 
 Result = TypeVar("Result")
@@ -53,7 +53,7 @@ async def _in_database(
     except DatabaseNotReadyError as refusal:
         fail(str(refusal))
     except (DBAPIError, TimeoutError) as error:
-        if not is_database_away(error):
+        if not is_transient_database_error(error):
             raise
         fail("The database has stopped answering: what was not said to be done has to be repeated.")
     finally:

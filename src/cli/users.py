@@ -13,19 +13,22 @@ import typer
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from src.cli.arguments import read_as
+from src.cli.context import with_context
 from src.cli.output import AsJson, fail, in_database, print_json
-from src.cli.services import Services, with_services
 from src.core.addresses import normalize_email
 from src.core.callers import Operator
 from src.core.exceptions import UserEmailTakenError, UserNotFoundError
 from src.core.fields import Email, Password, SearchText, reason_of
-from src.db.repositories import Order, UserFilter, UserRecord, UserRepository
+from src.core.users import UserRecord
+from src.db.repositories import Order, UserFilter
+from src.services import AccountService, Context, UserService
 from src.services.imports import ReadsLines, import_people
 from src.services.users import UserChanges
 
 app = typer.Typer(help="Accounts, and the sign-ups that wait to become one.", no_args_is_help=True)
 
 _PAGE = 1000
+_SHOWN = ("id", "email", "name", "is_active", "is_admin", "activated_at", "last_login_at", "created_at", "updated_at")
 _CLEAR_LINE = "\r\x1b[K"
 
 
@@ -60,10 +63,10 @@ def create_admin(
     if promote and password_stdin:
         raise typer.BadParameter("an account that is promoted keeps its password", param_hint="--password-stdin")
     if promote:
-        user_id = with_services(lambda services: _update(services, email, {"is_active": True, "is_admin": True})).id
+        user_id = with_context(lambda context: _update(context, email, {"is_active": True, "is_admin": True})).id
     else:
         password = _read_password() if password_stdin else _ask_password()
-        user_id = with_services(lambda services: _create_admin(services, email, password))
+        user_id = with_context(lambda context: _create_admin(context, email, password))
     if as_json:
         print_json({"user_id": user_id})
         return
@@ -92,11 +95,11 @@ def list_users(
     as_json: AsJson = False,
 ) -> None:
     """Show users, in the order of their age."""
-    which = UserFilter(email=email, name=name, is_active=is_active, is_admin=is_admin or None, pending=pending)
+    filters = UserFilter(email=email, name=name, is_active=is_active, is_admin=is_admin or None, pending=pending)
     order: Order = "newest" if newest else "oldest"
-    records = with_services(lambda services: _list(services, which, order, limit))
+    records = with_context(lambda context: _list(context, filters, order, limit))
     if as_json:
-        print_json([record._asdict() for record in records])
+        print_json(records)
         return
     for record in records:
         role = "admin" if record.is_admin else ""
@@ -109,25 +112,25 @@ def list_users(
 @app.command("show")
 def show_user(who: _User, *, as_json: AsJson = False) -> None:
     """Show all that is known of a user."""
-    record = with_services(lambda services: _get(services, who))
+    record = with_context(lambda context: _get(context, who))
     if as_json:
-        print_json(record._asdict())
+        print_json(record)
         return
-    for name, value in record._asdict().items():
-        typer.echo(f"{name:13}  {_show(value)}")
+    for name in _SHOWN:
+        typer.echo(f"{name:13}  {_show(getattr(record, name))}")
 
 
 @app.command("disable")
 def disable_user(who: _User) -> None:
     """Keep a user from logging in. Every session and link of theirs ends at once."""
-    record = with_services(lambda services: _update(services, who, {"is_active": False}))
+    record = with_context(lambda context: _update(context, who, {"is_active": False}))
     typer.echo(f"{record.email} is disabled, and logged out everywhere.")
 
 
 @app.command("enable")
 def enable_user(who: _User) -> None:
     """Let a user who was disabled log in again."""
-    record = with_services(lambda services: _update(services, who, {"is_active": True}))
+    record = with_context(lambda context: _update(context, who, {"is_active": True}))
     typer.echo(f"{record.email} can log in.")
 
 
@@ -135,11 +138,11 @@ def enable_user(who: _User) -> None:
 def delete_user(
     who: _User, *, is_sure: Annotated[bool, typer.Option("--yes", help="Do not ask whether this is meant.")] = False
 ) -> None:
-    """Remove a user and all that hangs on them. The address is free again."""
-    record = with_services(lambda services: _get(services, who))
+    """Remove a user and all that belongs to them. The address is free again."""
+    record = with_context(lambda context: _get(context, who))
     if not is_sure:
         typer.confirm(f"Delete {record.email} ({record.id}) for good?", abort=True, err=True)
-    with_services(lambda services: services.users.delete(Operator(), record.id))
+    with_context(lambda context: UserService(context).delete(Operator(), record.id))
     typer.echo(f"{record.email} is deleted.")
 
 
@@ -192,20 +195,20 @@ def _check(password: str) -> str:
         fail(f"The password {reason_of(error.errors()[0])}.")
 
 
-async def _create_admin(services: Services, email: str, password: str) -> UUID:
+async def _create_admin(context: Context, email: str, password: str) -> UUID:
     try:
-        return await services.accounts.create_admin(email=email, password=password)
+        return await AccountService(context).create_admin(email=email, password=password)
     except UserEmailTakenError:
         fail(f"{email} has an account. To make that an administrator, repeat the command with --promote.")
 
 
-async def _update(services: Services, who: str, changes: UserChanges) -> UserRecord:
-    user = await _get(services, who)
-    return await services.users.update(Operator(), user.id, changes)
+async def _update(context: Context, who: str, changes: UserChanges) -> UserRecord:
+    user = await _get(context, who)
+    return await UserService(context).update(Operator(), user.id, changes)
 
 
-async def _get(services: Services, who: str) -> UserRecord:
-    users = UserRepository(services.session)
+async def _get(context: Context, who: str) -> UserRecord:
+    users = context.uow.users
     if "@" not in who:
         return await users.get_record(UUID(who))
     owner = await users.find_owner(who)
@@ -214,11 +217,11 @@ async def _get(services: Services, who: str) -> UserRecord:
     return await users.get_record(owner.id)
 
 
-async def _list(services: Services, which: UserFilter, order: Order, limit: int) -> Sequence[UserRecord]:
-    users, records = UserRepository(services.session), list[UserRecord]()
+async def _list(context: Context, filters: UserFilter, order: Order, limit: int) -> Sequence[UserRecord]:
+    users, records = context.uow.users, list[UserRecord]()
     while room := min(_PAGE, limit - len(records)):
         after = records[-1].id if records else None
-        page = await users.list_records(which, order=order, limit=room, after=after)
+        page = await users.list_records(filters, order=order, limit=room, after=after)
         records += page
         if len(page) < room:
             break

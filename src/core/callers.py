@@ -5,6 +5,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from src.core.exceptions import ForbiddenException, InsufficientScopeError
+from src.core.users import UserRecord
 
 
 class Scope(StrEnum):
@@ -16,17 +17,27 @@ class Scope(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Principal:
-    """A person, and the session through which they ask."""
+class AuthenticatedUser:
+    """A person, as they were when their access token was checked, and the session through which they ask."""
 
-    user_id: UUID
-    email: str
-    is_admin: bool
+    user: UserRecord
     session_id: UUID
+
+    @property
+    def user_id(self) -> UUID:
+        return self.user.id
+
+    @property
+    def email(self) -> str:
+        return self.user.email
+
+    @property
+    def is_admin(self) -> bool:
+        return self.user.is_admin
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceClient:
+class AuthenticatedClient:
     """Another service, and what the access token that it sent is good for."""
 
     client_id: UUID
@@ -38,14 +49,14 @@ class Operator:
     """Whoever runs `python -m src`. They hold the database itself, so nothing is refused them for lack of rights."""
 
 
-Caller = Principal | ServiceClient | Operator
+Caller = AuthenticatedUser | AuthenticatedClient | Operator
 
 
 def may(caller: Caller, scope: Scope) -> bool:
     match caller:
-        case Principal():
+        case AuthenticatedUser():
             return caller.is_admin
-        case ServiceClient():
+        case AuthenticatedClient():
             return scope in caller.scopes
         case Operator():
             return True
@@ -54,4 +65,4 @@ def may(caller: Caller, scope: Scope) -> bool:
 def require(caller: Caller, scope: Scope) -> None:
     """Raises `ForbiddenException` for a person, `InsufficientScopeError` for a service, who may not do this."""
     if not may(caller, scope):
-        raise InsufficientScopeError.for_scope(scope) if isinstance(caller, ServiceClient) else ForbiddenException
+        raise InsufficientScopeError.for_scope(scope) if isinstance(caller, AuthenticatedClient) else ForbiddenException

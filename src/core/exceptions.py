@@ -210,9 +210,9 @@ class InvalidScopeError(BadRequestException):
     message = "The client was not given one of these scopes."
 
 
-class MailNotConfiguredError(ConflictException):
+class EmailNotConfiguredError(ConflictException):
     code = "MAIL_NOT_CONFIGURED"
-    message = "Nothing carries mail here: whoever runs the service must set SMTP_HOST and SMTP_FROM."
+    message = "SMTP is not configured: whoever runs the service must set SMTP_HOST and SMTP_FROM."
 
 
 class InvalidTokenError(BadRequestException):

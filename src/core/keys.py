@@ -90,18 +90,18 @@ class KeyRing:
         self._files: Sequence[Path] | None = None
         self._access: Sequence[Key] = ()
         self._refresh: Sequence[Key] = ()
-        self._look_again_at = 0.0
+        self._checked_until = 0.0
 
     @property
     def access_keys(self) -> Sequence[Key]:
         """Keys of access tokens, oldest first. Their public halves are the JWKS."""
-        self._look()
+        self.reload_if_changed()
         return self._access
 
     @property
     def refresh_keys(self) -> Sequence[Key]:
         """Secrets of refresh tokens, oldest first. They are in no JWKS, so no other service can verify with them."""
-        self._look()
+        self.reload_if_changed()
         return self._refresh
 
     def access_signer(self) -> Key:
@@ -114,13 +114,14 @@ class KeyRing:
         """Every public key with which an access token may be verified (RFC 7517, section 5)."""
         return {"keys": [key.public_jwk() for key in self.access_keys]}
 
-    def _look(self) -> None:
-        if time.monotonic() < self._look_again_at:
+    def reload_if_changed(self) -> None:
+        """Read the folder again if files have come or gone; looks every `reload_seconds` at most."""
+        if time.monotonic() < self._checked_until:
             return
         files = _list_files(self._folder)
         if files != self._files:
             self._load(files)
-        self._look_again_at = time.monotonic() + self._reload_seconds
+        self._checked_until = time.monotonic() + self._reload_seconds
 
     def _load(self, files: Sequence[Path]) -> None:
         try:

@@ -129,7 +129,7 @@ class HashPool:
         self._queue_size = queue_size
         self._turns = anyio.CapacityLimiter(threads)
         self._threads = ThreadPoolExecutor(
-            threads, thread_name_prefix="password-hash", initializer=_step_behind_the_event_loop
+            threads, thread_name_prefix="password-hash", initializer=_yield_to_the_event_loop
         )
 
     @property
@@ -137,19 +137,19 @@ class HashPool:
         return self._turns.statistics().tasks_waiting
 
     async def run(
-        self, work: Callable[[], Result], *, queue_share: float, caller_is_gone: Callable[[], Awaitable[bool]]
+        self, work: Callable[[], Result], *, queue_share: float, is_disconnected: Callable[[], Awaitable[bool]]
     ) -> Result:
         """Do the work in turn. Raises `ServiceUnavailableException` if `queue_share` of the queue is taken already,
         or if the caller has gone by the time its turn comes: then the work would be for nobody."""
         if self.waiting >= self._queue_size * queue_share:
             raise ServiceUnavailableException
         async with self._turns:
-            if await caller_is_gone():
+            if await is_disconnected():
                 raise ServiceUnavailableException
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
-def _step_behind_the_event_loop() -> None:
+def _yield_to_the_event_loop() -> None:
     # bcrypt lets go of the interpreter lock, but not of the processor: without this, a read that arrives while every
     # core hashes waits for a time slice. Linux has priorities per thread; elsewhere the number could be a process's.
     if sys.platform == "linux":
@@ -158,7 +158,7 @@ def _step_behind_the_event_loop() -> None:
             os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
 
 
-async def _nobody_leaves() -> bool:
+async def never_disconnected() -> bool:
     return False
 
 
@@ -168,7 +168,7 @@ class PasswordHasher:
 
     pool: HashPool
     rounds: int
-    caller_is_gone: Callable[[], Awaitable[bool]] = _nobody_leaves
+    is_disconnected: Callable[[], Awaitable[bool]] = never_disconnected
 
     async def hash(self, password: str, *, queue_share: float = 1.0) -> str:
         """A new stored hash. Raises `ServiceUnavailableException` when too many are waiting."""
@@ -179,4 +179,4 @@ class PasswordHasher:
         return await self._run(lambda: verify_password(password, stored, self.rounds), 1.0)
 
     async def _run(self, work: Callable[[], Result], queue_share: float) -> Result:
-        return await self.pool.run(work, queue_share=queue_share, caller_is_gone=self.caller_is_gone)
+        return await self.pool.run(work, queue_share=queue_share, is_disconnected=self.is_disconnected)

@@ -73,6 +73,7 @@ class Settings(BaseSettings):
         default="sqlite+aiosqlite:///data/users.db", repr=False
     )
     database_auto_migrate: bool = False
+    database_pool_size: int = Field(default=20, gt=0)
 
     auth_return_token_in_response: bool = False
     auth_auto_activate: bool = False

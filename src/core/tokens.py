@@ -6,21 +6,25 @@ None can be taken for another: they differ in `typ`, in keys, and in the tables 
 import hashlib
 import hmac
 import secrets
+import time
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, Self
 from uuid import UUID, uuid4
 
 import jwt
 
-from src.core.callers import ServiceClient
+from src.core.callers import AuthenticatedClient
 from src.core.exceptions import InvalidAccessTokenError, InvalidRefreshTokenError, UnauthorizedException
 from src.core.keys import Key, KeyRing
 from src.core.settings import Settings
 
 ACCESS_TOKEN_TYPE = "at+jwt"  # RFC 9068, section 2.1
 REFRESH_TOKEN_TYPE = "rt+jwt"
+
+VERIFIED_TOKENS = 2048  # remembered by each process, at about 1 KiB each
 
 
 def new_token() -> str:
@@ -45,6 +49,34 @@ class RefreshClaims:
     generation: int
 
 
+class VerifiedTokens:
+    """Access tokens whose signature was verified lately, and what they say. Verifying is most of the cost of reading.
+
+    Whether a token has expired is checked each time, and a change of keys forgets them all. The least recently used
+    one makes room for the next.
+    """
+
+    def __init__(self, size: int = VERIFIED_TOKENS) -> None:
+        self._size = size
+        self._keys: Sequence[Key] = ()
+        self._verified = OrderedDict[str, tuple[AccessClaims | AuthenticatedClient, int]]()
+
+    def find(self, token: str, keys: Sequence[Key]) -> AccessClaims | AuthenticatedClient | None:
+        if keys is not self._keys:  # the key ring makes a new sequence when files have come or gone
+            self._keys = keys
+            self._verified.clear()
+        claims, expires_at = self._verified.get(token, (None, 0))
+        if claims is None or expires_at <= time.time():
+            return None
+        self._verified.move_to_end(token)
+        return claims
+
+    def add(self, token: str, claims: AccessClaims | AuthenticatedClient, *, expires_at: int) -> None:
+        self._verified[token] = claims, expires_at
+        if len(self._verified) > self._size:
+            self._verified.popitem(last=False)
+
+
 @dataclass(frozen=True, slots=True)
 class TokenSigner:
     """Signs and reads the JWTs of sessions (RFC 9068, and RFC 8725 for what is refused)."""
@@ -53,6 +85,7 @@ class TokenSigner:
     issuer: str
     audience: str
     access_lifetime: timedelta
+    _verified: VerifiedTokens = field(default_factory=VerifiedTokens, repr=False)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -70,14 +103,18 @@ class TokenSigner:
         """An access token of another service: it has no session (RFC 9068, section 2.2)."""
         return self._sign_access({"sub": str(client_id), "client_id": str(client_id), "scope": " ".join(scopes)})
 
-    def read_access(self, token: str) -> AccessClaims | ServiceClient:
+    def read_access(self, token: str) -> AccessClaims | AuthenticatedClient:
         """Whose token it is. Whether the session or the client still lives is for the database to say.
 
         Raises `InvalidAccessTokenError`.
         """
+        keys = self.keys.access_keys
+        verified = self._verified.find(token, keys)
+        if verified is not None:
+            return verified
         claims = _read(
             token,
-            self.keys.access_keys,
+            keys,
             ACCESS_TOKEN_TYPE,
             InvalidAccessTokenError,
             issuer=self.issuer,
@@ -85,11 +122,11 @@ class TokenSigner:
             options={"require": ["iss", "aud", "sub", "iat", "exp", "jti"], "verify_iat": False},
         )
         try:
-            if "client_id" in claims:
-                return _read_service(claims)
-            return AccessClaims(UUID(claims["sub"]), UUID(claims["sid"]))
+            verified = _read_claims(claims)
         except (KeyError, ValueError, TypeError, AttributeError):
             raise InvalidAccessTokenError from None
+        self._verified.add(token, verified, expires_at=int(claims["exp"]))
+        return verified
 
     def sign_refresh(self, session_id: UUID, generation: int) -> str:
         """The same session and generation give the same token while one secret signs. It ends when its session does."""
@@ -120,11 +157,13 @@ class TokenSigner:
         return _sign(claims, self.keys.access_signer(), ACCESS_TOKEN_TYPE)
 
 
-def _read_service(claims: dict[str, Any]) -> ServiceClient:
-    """A service is the subject of its token itself (RFC 9068, section 2.2), and has no session."""
+def _read_claims(claims: dict[str, Any]) -> AccessClaims | AuthenticatedClient:
+    if "client_id" not in claims:
+        return AccessClaims(UUID(claims["sub"]), UUID(claims["sid"]))
+    # A service is the subject of its token itself (RFC 9068, section 2.2), and has no session.
     if claims["sub"] != claims["client_id"] or "sid" in claims:
         raise ValueError("These claims do not go together.")
-    return ServiceClient(UUID(claims["client_id"]), frozenset(claims["scope"].split()))
+    return AuthenticatedClient(UUID(claims["client_id"]), frozenset(claims["scope"].split()))
 
 
 def _sign(claims: dict[str, Any], key: Key, token_type: str) -> str:

@@ -1,4 +1,4 @@
-"""One database: its engine, its sessions, and what SQLite needs to behave like a server.
+"""One database: its connections, its sessions, and what SQLite needs to behave like a server.
 
 Few others know which database it is: the migrations, and whoever prepares one at the start.
 """
@@ -6,17 +6,42 @@ Few others know which database it is: the migrations, and whoever prepares one a
 import asyncio
 import logging
 import sqlite3
+import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
-from sqlalchemy import URL, Connection, Dialect, MetaData, event, make_url, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Dialect,
+    Engine,
+    Executable,
+    FrozenResult,
+    MetaData,
+    UpdateBase,
+    create_engine,
+    event,
+    make_url,
+    text,
+)
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    DisconnectionError,
+    InterfaceError,
+    InvalidRequestError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 
 from src.db.base import BaseModel
 
@@ -25,6 +50,12 @@ log = logging.getLogger(__name__)
 BUSY_TIMEOUT_SECONDS = 15  # how long an SQLite writer waits for its turn
 CONNECT_TIMEOUT_SECONDS = 10
 COMMAND_TIMEOUT_SECONDS = 30  # a PostgreSQL that hangs must not hold its callers for ever
+DEFAULT_POOL_SIZE = 20
+SQLITE_THREADS = 4  # more than one, so that one long search does not keep the short reads waiting
+
+Result = TypeVar("Result")
+
+_PING = text("SELECT 1")
 
 # SQLSTATE classes and codes that say "not now" rather than "not like that": connection, resources, operator, a standby,
 # and transactions that lost against another.
@@ -56,7 +87,7 @@ def normalize_url(url: str | URL) -> URL:
     return parsed
 
 
-def is_database_away(error: BaseException) -> bool:
+def is_transient_database_error(error: BaseException) -> bool:
     """Whether the database could not do its work just now, as opposed to having been asked for something wrong."""
     if not isinstance(error, DBAPIError):
         return isinstance(error, PoolTimeoutError | TimeoutError)
@@ -71,14 +102,17 @@ def is_database_away(error: BaseException) -> bool:
 
 
 class AsyncDatabaseManager:
-    """Connects on first use, so that an application without a lifespan (a test's) works too."""
+    """Connects on first use, so that an application without a lifespan (a test's) works too.
 
-    def __init__(self, url: str | URL, *, echo: bool = False) -> None:
+    At most `pool_size` connections are open at once; who finds none free waits.
+    """
+
+    def __init__(self, url: str | URL, *, pool_size: int = DEFAULT_POOL_SIZE, echo: bool = False) -> None:
         self.url = normalize_url(url)
+        self._pool_size = pool_size
         self._echo = echo
-        self._engine: AsyncEngine | None = None
-        self._sessions: async_sessionmaker[AsyncSession] | None = None
-        self._write_turn = asyncio.Lock()
+        self._connections: Connections | None = None
+        self.write_lock = asyncio.Lock()  # of SQLite, see `DatabaseSession.begin_writing`
 
     @property
     def is_sqlite(self) -> bool:
@@ -90,10 +124,14 @@ class AsyncDatabaseManager:
         return self.is_sqlite and self.url.database in (None, "", ":memory:")
 
     @property
+    def connections(self) -> "Connections":
+        if self._connections is None:
+            self._connections = Connections.open(self.url, pool_size=self._pool_size, echo=self._echo)
+        return self._connections
+
+    @property
     def engine(self) -> AsyncEngine:
-        if self._engine is None:
-            self._engine = create_engine(self.url, echo=self._echo)
-        return self._engine
+        return self.connections.engine
 
     async def connect(self) -> None:
         """Reach the database once. Raises SQLAlchemy's `OperationalError` if it does not answer."""
@@ -102,9 +140,9 @@ class AsyncDatabaseManager:
 
     async def disconnect(self) -> None:
         """Close every connection. The manager connects again if it is used again."""
-        engine, self._engine, self._sessions = self._engine, None, None
-        if engine is not None:
-            await engine.dispose()
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            await connections.close()
 
     async def create_tables(self, metadata: MetaData | None = None) -> None:
         async with self.engine.begin() as connection:
@@ -115,20 +153,14 @@ class AsyncDatabaseManager:
             await connection.run_sync((metadata or BaseModel.metadata).drop_all)
 
     @asynccontextmanager
-    async def session(self) -> AsyncGenerator[AsyncSession, None]:
+    async def session(self) -> AsyncGenerator["DatabaseSession", None]:
         """A session of one's own. Leaving without a commit discards what was written."""
-        if self._sessions is None:
-            self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
-        async with self._sessions() as session:
-            turn = session.info["write_turn"] = WriteTurn(self._write_turn if self.is_sqlite else None)
-            try:
-                yield session
-            finally:
-                turn.end()
+        async with DatabaseSession(self) as session:
+            yield session
 
-    async def session_dependency(self) -> AsyncGenerator[AsyncSession, None]:
+    async def session_dependency(self) -> AsyncGenerator["DatabaseSession", None]:
         """`session()` as a FastAPI dependency, and the key under which a test puts another database in its place."""
-        async with self.session() as session:
+        async with DatabaseSession(self) as session:
             yield session
 
     async def health_check(self) -> bool:
@@ -142,52 +174,198 @@ class AsyncDatabaseManager:
         return True
 
 
-class WriteTurn:
-    """A place in the line of a process's SQLite writers. They wait here rather than in SQLite, where each would hold a
-    connection meanwhile, until none is left for the readers."""
-
-    def __init__(self, lock: asyncio.Lock | None) -> None:
-        self._lock = lock
-        self._is_mine = False
-
-    async def begin(self) -> None:
-        if self._lock and not self._is_mine:
-            await self._lock.acquire()
-            self._is_mine = True
-
-    def end(self) -> None:
-        if self._lock and self._is_mine:
-            self._is_mine = False
-            self._lock.release()
-
-
-async def begin_writing(session: AsyncSession) -> None:
-    """Open the transaction that will write. A service calls this once, before its first statement that counts.
-
-    A read that is still open on the session is ended. On SQLite the transaction takes the write lock at once (`BEGIN
-    IMMEDIATE`): one that begins as a reader and turns writer is refused when another has written meanwhile, and the
-    busy timeout does not apply to it.
+class DatabaseSession(AsyncSession):
+    """SQLAlchemy's own, until a unit of work switches it to autocommit: outside a transaction, each statement is then a
+    transaction of its own, which holds nothing afterwards. What it has brought is detached from the session.
     """
-    await session.close()
-    if "write_turn" in session.info:
-        await session.info["write_turn"].begin()
-    _ = await session.connection(execution_options={"sqlite_begin": "BEGIN IMMEDIATE"})
+
+    def __init__(self, database: AsyncDatabaseManager) -> None:
+        super().__init__(database.engine, expire_on_commit=False)
+        self._database = database
+        self._has_write_lock = False
+        self.is_autocommit = False
+
+    async def begin_writing(self) -> None:
+        """Open the transaction that will write, on a connection that answers.
+
+        On SQLite it takes the write lock at once (`BEGIN IMMEDIATE`): one that begins as a reader and turns writer is
+        refused when another has written meanwhile, and the busy timeout does not apply to it. The writers of a process
+        wait for `write_lock` rather than in SQLite, where each would hold a connection until none is left for others.
+        """
+        if self.in_transaction():
+            raise InvalidRequestError("a transaction is open already")
+        if self._database.is_sqlite:
+            await self._database.write_lock.acquire()
+            self._has_write_lock = True
+            _ = await self.connection(execution_options={"sqlite_begin": "BEGIN IMMEDIATE"})
+            return
+        try:
+            await super().execute(_PING)
+        except DBAPIError as error:  # PostgreSQL was restarted, and nobody has noticed yet; nothing is lost
+            if not error.connection_invalidated:
+                raise
+            await self.rollback()
+            await super().execute(_PING)
+
+    # The signatures are those of `AsyncSession`, whose overloads give callers the types of the rows.
+
+    async def execute(self, statement: Executable, params: Any = None, **options: Any) -> Any:
+        if self.is_autocommit and not self.in_transaction():
+            return (await self._execute_alone(statement, params))()
+        return await super().execute(statement, params, **options)
+
+    async def scalar(self, statement: Executable, params: Any = None, **options: Any) -> Any:
+        return (await self.execute(statement, params, **options)).scalar()
+
+    async def flush(self, objects: Any = None) -> None:
+        if self.is_autocommit and not self.in_transaction():
+            raise RuntimeError("begin() comes before what is written")
+        await super().flush(objects)
+
+    async def commit(self) -> None:
+        try:
+            await super().commit()
+        finally:
+            self._release_write_lock()
+
+    async def rollback(self) -> None:
+        try:
+            await super().rollback()
+        finally:
+            self._release_write_lock()
+
+    async def close(self) -> None:
+        try:
+            await super().close()
+        finally:
+            self._release_write_lock()
+
+    def _release_write_lock(self) -> None:
+        if self._has_write_lock:
+            self._has_write_lock = False
+            self._database.write_lock.release()
+
+    async def _execute_alone(self, statement: Executable, params: Any) -> FrozenResult[Any]:
+        connections = self._database.connections
+        if not isinstance(statement, UpdateBase):
+            return await connections.execute(self, statement, params, may_retry=True)
+        if not statement.get_execution_options().get("stands_alone"):
+            raise RuntimeError("begin() comes before what is written")
+        if not self._database.is_sqlite:
+            return await connections.execute(self, statement, params, may_retry=False)
+        async with self._database.write_lock:
+            return await connections.execute(self, statement, params, may_retry=False)
 
 
-def create_engine(url: str | URL, *, echo: bool = False) -> AsyncEngine:
-    """An engine that never shows parameters in an error or a log: they may be hashes."""
-    url = normalize_url(url)
-    if url.get_backend_name() == "sqlite":
-        return _create_sqlite_engine(url, echo=echo)
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """The open connections of a database, for transactions (`engine`) and for statements in autocommit mode."""
+
+    engine: AsyncEngine
+    autocommit: AsyncEngine  # on the same pool
+    threads: "SQLiteThreads | None" = None
+
+    @classmethod
+    def open(cls, url: URL, *, pool_size: int, echo: bool) -> Self:
+        """None is made before it is needed. No error and no log shows parameters: they may be hashes."""
+        if url.get_backend_name() != "sqlite":
+            autocommit = _create_postgresql_engine(url, pool_size=pool_size, echo=echo)
+            return cls(autocommit.execution_options(isolation_level="READ COMMITTED"), autocommit)
+        engine = _create_sqlite_engine(url, pool_size=pool_size, echo=echo)
+        threads = SQLiteThreads(url, echo=echo) if url.database and url.database != ":memory:" else None
+        return cls(engine, engine.execution_options(sqlite_begin=None), threads)
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+        if self.threads:
+            await asyncio.to_thread(self.threads.close)
+
+    async def execute(
+        self, session: AsyncSession, statement: Executable, params: Any, *, may_retry: bool
+    ) -> FrozenResult[Any]:
+        """Do a statement in autocommit mode. With `may_retry`, a connection that has turned out to be lost is replaced
+        once, so that nobody notices that PostgreSQL was restarted."""
+        if self.threads:
+            return await self.threads.run(lambda connection: _execute(connection, statement, params))
+        return await session.run_sync(lambda _session: self._execute(statement, params, may_retry=may_retry))
+
+    def _execute(self, statement: Executable, params: Any, *, may_retry: bool) -> FrozenResult[Any]:
+        try:
+            with self.autocommit.sync_engine.connect() as connection:
+                return _execute(connection, statement, params)
+        except DBAPIError as error:
+            if not (may_retry and error.connection_invalidated):
+                raise
+            return self._execute(statement, params, may_retry=False)
+
+
+def _execute(connection: Connection, statement: Executable, params: Any) -> FrozenResult[Any]:
+    if statement.get_execution_options().get("is_plain"):
+        return connection.execute(statement, params).freeze()
+    with Session(connection, expire_on_commit=False) as session:
+        return session.execute(statement, params).freeze()
+
+
+class SQLiteThreads:
+    """Threads that each keep a connection in autocommit mode and do a whole statement in one hop. The asynchronous
+    driver takes five hops for a read."""
+
+    def __init__(self, url: URL, *, echo: bool) -> None:
+        self._engine = _listen_to_sqlite(
+            create_engine(
+                url.set(drivername="sqlite"),
+                echo=echo,
+                hide_parameters=True,
+                isolation_level="AUTOCOMMIT",
+                skip_autocommit_rollback=True,
+                pool_reset_on_return=None,
+                pool_size=SQLITE_THREADS,
+                max_overflow=0,
+                connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
+                execution_options={"sqlite_begin": None},
+            )
+        )
+        self._local = threading.local()
+        self._open: list[Connection] = []
+        self._executor = ThreadPoolExecutor(SQLITE_THREADS, thread_name_prefix="sqlite")
+
+    async def run(self, work: Callable[[Connection], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, work)
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        for connection in self._open:
+            connection.close()
+        self._engine.dispose()
+
+    def _run(self, work: Callable[[Connection], Result]) -> Result:
+        connection: Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._engine.connect()
+            self._open.append(connection)
+        return work(connection)
+
+
+def _create_postgresql_engine(url: URL, *, pool_size: int, echo: bool) -> AsyncEngine:
     engine = create_async_engine(
         url,
         echo=echo,
         hide_parameters=True,
-        pool_pre_ping=True,  # when PostgreSQL has restarted, nobody gets an error for it
+        pool_size=pool_size,
+        max_overflow=0,  # a connection over the size would be closed after its statement, and opened again for the next
+        isolation_level="AUTOCOMMIT",
+        skip_autocommit_rollback=True,
         connect_args={"timeout": CONNECT_TIMEOUT_SECONDS, "command_timeout": COMMAND_TIMEOUT_SECONDS},
     )
     event.listen(engine.sync_engine, "do_connect", _connect_or_operational_error)
+    event.listen(engine.sync_engine, "checkout", _refuse_closed)
     return engine
+
+
+def _refuse_closed(connection: DBAPIConnection, _record: object, _proxy: object) -> None:
+    # A restarted PostgreSQL closes its connections, which is seen here without asking it; the pool opens another.
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 def _connect_or_operational_error(
@@ -196,13 +374,13 @@ def _connect_or_operational_error(
     # The drivers let "connection refused" through as an OSError, which callers could not tell from any other.
     try:
         if dialect.name == "sqlite":
-            _look_at_file(args[0])
+            _check_file(args[0])
         return dialect.connect(*args, **options)
     except (OSError, TimeoutError) as error:
         raise OperationalError("connect", None, error) from error
 
 
-def _look_at_file(database: str) -> None:
+def _check_file(database: str) -> None:
     """Make the folder, and open the file once without the async driver: its thread would outlive a failed attempt, and
     complain under a traceback when it finds the event loop closed."""
     if database == ":memory:" or database.startswith("file:"):
@@ -211,7 +389,8 @@ def _look_at_file(database: str) -> None:
     sqlite3.connect(database).close()
 
 
-def _create_sqlite_engine(url: URL, *, echo: bool) -> AsyncEngine:
+def _create_sqlite_engine(url: URL, *, pool_size: int, echo: bool) -> AsyncEngine:
+    in_file = {"pool_size": pool_size, "max_overflow": 0} if url.database not in (None, "", ":memory:") else {}
     engine = create_async_engine(
         url,
         echo=echo,
@@ -220,15 +399,21 @@ def _create_sqlite_engine(url: URL, *, echo: bool) -> AsyncEngine:
             "timeout": BUSY_TIMEOUT_SECONDS,
             "isolation_level": None,  # the driver begins nothing by itself; `_begin_sqlite` does
         },
+        **in_file,
     )
     logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at DEBUG it logs parameters, and so hashes
-    event.listen(engine.sync_engine, "do_connect", _connect_or_operational_error)
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    _listen_to_sqlite(engine.sync_engine)
     return engine
 
 
-def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
+def _listen_to_sqlite(engine: Engine) -> Engine:
+    event.listen(engine, "do_connect", _connect_or_operational_error)
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _configure_sqlite(connection: DBAPIConnection, _record: object) -> None:
     # SQLite's own knows ASCII alone, so a search for "émile" would not find "Émile" as it does on PostgreSQL.
     connection.create_function("lower", 1, _lower, deterministic=True)
     cursor = connection.cursor()
@@ -252,8 +437,8 @@ def _lower(text: str | None) -> str | None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
+    begin = connection.get_execution_options().get("sqlite_begin", "BEGIN")
     # In memory all sessions share one connection, and with it a transaction that another session has open.
     driver = connection.connection.driver_connection
-    if driver is not None and driver.in_transaction:
-        return
-    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+    if begin and driver is not None and not driver.in_transaction:
+        connection.exec_driver_sql(begin)

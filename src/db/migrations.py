@@ -13,7 +13,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from src.db.database import AsyncDatabaseManager, is_database_away
+from src.db.database import AsyncDatabaseManager, is_transient_database_error
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ async def prepare(database: AsyncDatabaseManager, *, auto_migrate: bool) -> None
             if await is_current(session):
                 return
     except DBAPIError as error:
-        if not is_database_away(error):
+        if not is_transient_database_error(error):
             raise
         raise DatabaseNotReadyError(
             f"The database cannot be opened ({error.orig}). Check DATABASE_URL; the file and folder of an SQLite "

@@ -50,7 +50,7 @@ class UserModel(BaseUserModel):
             sqlite_where=text("activated_at IS NOT NULL"),
             postgresql_where=text("activated_at IS NOT NULL"),
         ),
-        # The administrators, whom every act locks that could leave the service without one.
+        # The administrators, whom every change locks that could leave the service without one.
         Index("ix_users_admins", "id", sqlite_where=text("is_admin = 1"), postgresql_where=text("is_admin")),
     )
 
@@ -59,19 +59,13 @@ class UserModel(BaseUserModel):
         values.setdefault("activated_at", utc_now())
         super().__init__(**values)
 
-
-class TokenPurpose(StrEnum):
-    """What a one-time token may be spent on; a token is good for nothing else."""
-
-    ACTIVATION = "activation"
-    PASSWORD_RESET = "password_reset"
-    EMAIL_CHANGE = "email_change"
-    EMAIL_REVERT = "email_revert"
-    INVITATION = "invitation"
+    @property
+    def is_active_admin(self) -> bool:
+        return self.is_admin and self.is_active and self.activated_at is not None
 
 
 class UserTokenModel(BaseModel):
-    """A one-time token that has not been spent: spending deletes it. The token itself is not stored, only its hash."""
+    """A one-time token that has not been used: using it deletes it. The token itself is not stored, only its hash."""
 
     __tablename__ = "user_tokens"
 
@@ -106,7 +100,7 @@ class OutboxStatus(StrEnum):
 
 
 class OutboxEmailModel(BaseModel):
-    """A mail that a flow wants sent. It holds no link: the token is made when the mail is sent."""
+    """An email that is to be sent. It holds no link: the token is made when the email is sent."""
 
     __tablename__ = "outbox_emails"
     __table_args__ = (
@@ -115,7 +109,7 @@ class OutboxEmailModel(BaseModel):
     )
 
     kind: Mapped[str] = mapped_column(String(32))
-    # Whose account it is about; the mail goes when they do. Null: nobody's any more, or nobody's ever.
+    # Whose account it is about; the email goes when they do. Null: nobody's any more, or nobody's ever.
     user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     to_email: Mapped[str] = mapped_column(String(320))
     content: Mapped[dict[str, str | None] | None] = mapped_column(JSON)  # what the template shows; forgotten when sent
@@ -155,7 +149,7 @@ class ServiceClientModel(BaseModel):
 
 
 class EventKind(StrEnum):
-    """The acts that are recorded, by whoever tries them."""
+    """What is recorded, whoever tries it."""
 
     SIGN_UP = "sign_up"
     ACTIVATION = "activation"

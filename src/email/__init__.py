@@ -2,11 +2,12 @@
 
 from typing import Protocol
 
-from src.email.messages import Locale, Message, MessageKind, MessageTemplates
+from src.core.kinds import EmailKind
+from src.email.messages import Locale, Message, MessageTemplates
 from src.email.smtp import EmailUtils
 
 
-class SendsMail(Protocol):
+class SendsEmail(Protocol):
     """What the service needs of `EmailUtils`. An application may wire in anything that has it."""
 
     async def send(self, message: Message) -> None:
@@ -14,4 +15,4 @@ class SendsMail(Protocol):
         ...
 
 
-__all__ = ["EmailUtils", "Locale", "Message", "MessageKind", "MessageTemplates", "SendsMail"]
+__all__ = ["EmailKind", "EmailUtils", "Locale", "Message", "MessageTemplates", "SendsEmail"]

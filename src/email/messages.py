@@ -1,4 +1,4 @@
-"""The messages: which there are, and how one becomes a subject, a text and an HTML part.
+"""How an email becomes a subject, a text and an HTML part.
 
 The words are in `templates/<locale>/<kind>.jinja`, one file each. A template is written once: its building blocks (`p`,
 `facts`, `button`) come out as plain text or as HTML, depending on the part that is being made.
@@ -6,7 +6,6 @@ The words are in `templates/<locale>/<kind>.jinja`, one file each. A template is
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -14,43 +13,16 @@ from uuid import UUID
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from src.core.kinds import EmailKind
+
 Locale = Literal["en", "pt-BR"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-class MessageKind(StrEnum):
-    ACTIVATION = "activation"
-    ALREADY_REGISTERED = "already_registered"
-    PASSWORD_RESET = "password_reset"
-    EMAIL_CHANGE = "email_change"
-    PASSWORD_CHANGED = "password_changed"
-    EMAIL_CHANGED = "email_changed"
-    REFRESH_REPLAYED = "refresh_replayed"
-    ACCOUNT_DELETED = "account_deleted"
-    ACCOUNT_REMOVED = "account_removed"
-    INVITATION = "invitation"
-
-    @property
-    def is_notice(self) -> bool:
-        """Whether it tells an owner of something that has happened. Nobody may be able to silence these."""
-        return self in _NOTICES
-
-
-_NOTICES = frozenset(
-    {
-        MessageKind.PASSWORD_CHANGED,
-        MessageKind.EMAIL_CHANGED,
-        MessageKind.REFRESH_REPLAYED,
-        MessageKind.ACCOUNT_DELETED,
-        MessageKind.ACCOUNT_REMOVED,
-    }
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A mail, ready to be sent. `id` stays the same when it is sent again, so that readers can tell."""
+    """An email, ready to be sent. `id` stays the same when it is sent again, so that readers can tell."""
 
     id: UUID
     to: str
@@ -70,7 +42,7 @@ class MessageTemplates:
         self._text = Environment(loader=loader, autoescape=False, undefined=StrictUndefined, trim_blocks=True)  # noqa: S701
         self._text.globals |= {"layout": "layout.txt", "p": _text_p, "facts": _text_facts, "button": _text_button}
 
-    def render(self, kind: MessageKind, locale: Locale, *, id_: UUID, to: str, values: Mapping[str, Any]) -> Message:
+    def render(self, kind: EmailKind, locale: Locale, *, id_: UUID, to: str, values: Mapping[str, Any]) -> Message:
         """Raises Jinja's `UndefinedError` for a value that the template needs and is not given."""
         name = f"{locale}/{kind}.jinja"
         text = self._text.get_template(name)

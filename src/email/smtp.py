@@ -78,16 +78,16 @@ class EmailUtils:
             server.close()  # at once, also when a stop or the dispatcher's limit cancels what hangs
 
     def compose(self, message: Message) -> EmailMessage:
-        """The mail as it travels. A line break in a header raises `ValueError`, so nothing can add one."""
+        """The email as it travels. A line break in a header raises `ValueError`, so nothing can add one."""
         if set(message.to + message.subject) & {"\r", "\n"}:  # the library lets one through at the very end
             raise ValueError("a header may not hold a linefeed or carriage return")
-        mail = EmailMessage(policy=SMTP)
-        mail["From"] = self.sender
-        mail["To"] = message.to
-        mail["Subject"] = message.subject
-        mail["Date"] = format_datetime(datetime.now(UTC))
-        mail["Message-ID"] = f"<{message.id}@{parseaddr(self.sender)[1].rpartition('@')[2]}>"
-        mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers to this, please
-        mail.set_content(message.text)
-        mail.add_alternative(message.html, subtype="html")
-        return mail
+        email = EmailMessage(policy=SMTP)
+        email["From"] = self.sender
+        email["To"] = message.to
+        email["Subject"] = message.subject
+        email["Date"] = format_datetime(datetime.now(UTC))
+        email["Message-ID"] = f"<{message.id}@{parseaddr(self.sender)[1].rpartition('@')[2]}>"
+        email["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers to this, please
+        email.set_content(message.text)
+        email.add_alternative(message.html, subtype="html")
+        return email

@@ -1,10 +1,18 @@
 """The use cases. One public method is one use case is one transaction, and its commit is its last act."""
 
 from src.services.accounts import AccountService
-from src.services.audit import Audit
 from src.services.clients import ClientService
+from src.services.context import Context, Runtime
 from src.services.credentials import CredentialService
 from src.services.sessions import SessionService
 from src.services.users import UserService
 
-__all__ = ["AccountService", "Audit", "ClientService", "CredentialService", "SessionService", "UserService"]
+__all__ = [
+    "AccountService",
+    "ClientService",
+    "Context",
+    "CredentialService",
+    "Runtime",
+    "SessionService",
+    "UserService",
+]

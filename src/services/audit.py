@@ -1,6 +1,6 @@
-"""The audit trail: every act that matters to security leaves an event, whether it succeeds or is refused.
+"""The audit trail: everything that matters to security leaves an event, whether it succeeds or is refused.
 
-An event is written in the transaction of the act. Of an act that is refused nothing else lasts.
+The event of a success is stored in its transaction. A refusal rolls back everything but its own event.
 """
 
 from collections.abc import AsyncGenerator, Callable
@@ -8,20 +8,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
-from src.core.callers import Caller, Operator, Principal, ServiceClient
+from src.core.callers import AuthenticatedClient, AuthenticatedUser, Caller, Operator
 from src.core.exceptions import AppException
-from src.db.database import begin_writing
 from src.db.models import EventKind, EventOutcome
-from src.db.repositories import AuditEventRepository
+from src.db.unit_of_work import UnitOfWork
 
 COMMAND_LINE = "command line"
 
 
 @dataclass(slots=True)
-class Act:
-    """What somebody tries to do. A flow fills in what it learns meanwhile."""
+class AuditEvent:
+    """What somebody tries to do. A use case fills in what it learns meanwhile."""
 
     kind: EventKind
     origin: str | None  # where they are
@@ -44,66 +41,54 @@ class Act:
 
 
 class Audit:
-    """Writes events. `origin` is where the caller is; `fingerprint` makes the keyed hash of an address."""
+    """`origin` is the address that the caller has; `fingerprint` makes the keyed hash of an email address."""
 
-    def __init__(self, session: AsyncSession, *, origin: str | None, fingerprint: Callable[[str], str]) -> None:
-        self._session = session
-        self._events = AuditEventRepository(session)
+    def __init__(self, uow: UnitOfWork, *, origin: str | None, fingerprint: Callable[[str], str]) -> None:
+        self._uow = uow
         self._origin = origin
         self._fingerprint = fingerprint
 
     @asynccontextmanager
-    async def act(
+    async def recording(
         self, kind: EventKind, *, by: Caller | None = None, user_id: UUID | None = None
-    ) -> AsyncGenerator[Act, None]:
-        """Watch over an act. If it is refused, what it did is discarded, the refusal is recorded and committed, and
-        then it goes on to the caller. That the service is busy is no refusal.
-
-        The flow itself records its success, before it commits.
+    ) -> AsyncGenerator[AuditEvent, None]:
+        """An event whose refusal is recorded: the transaction is rolled back, the event of the failure committed, and
+        the exception goes on. That the service is busy is no refusal. Its success is for the use case to commit.
         """
-        act = self.describe(kind, by=by, user_id=user_id)
+        event = self.new_event(kind, by=by, user_id=user_id)
         try:
-            yield act
+            yield event
         except AppException as refusal:
             if refusal.status_code < 500:
-                await self._record_refusal(act, refusal.code)
+                await self._uow.rollback()
+                await self._uow.begin()
+                await self.add(event, failure=refusal.code)
+                await self._uow.commit()
             raise
 
-    def describe(self, kind: EventKind, *, by: Caller | None = None, user_id: UUID | None = None) -> Act:
-        """An act, for flows that record its refusal themselves because they have more to keep of it."""
-        act = Act(kind, self._origin, user_id)
+    def new_event(self, kind: EventKind, *, by: Caller | None = None, user_id: UUID | None = None) -> AuditEvent:
+        """An event, for use cases that record its refusal themselves because they have more to keep of it."""
+        event = AuditEvent(kind, self._origin, user_id)
         match by:
-            case Principal():
-                act.actor_id = by.user_id
-            case ServiceClient():
-                act.client_id = by.client_id
+            case AuthenticatedUser():
+                event.actor_id = by.user_id
+            case AuthenticatedClient():
+                event.client_id = by.client_id
             case Operator():
-                act.origin = COMMAND_LINE
-        return act
+                event.origin = COMMAND_LINE
+        return event
 
-    async def succeeded(self, act: Act) -> None:
-        """Add the event of a success to the flow's transaction."""
-        await self._record(act, EventOutcome.SUCCESS)
-
-    async def failed(self, act: Act, reason: str) -> None:
-        """Add the event of a failure to the flow's transaction."""
-        await self._record(act, EventOutcome.FAILURE, reason)
-
-    async def _record_refusal(self, act: Act, reason: str) -> None:
-        await begin_writing(self._session)  # ends the flow's transaction, and with it all that it wrote
-        await self.failed(act, reason)
-        await self._session.commit()
-
-    async def _record(self, act: Act, outcome: EventOutcome, reason: str | None = None) -> None:
-        await self._events.record(
-            act.kind,
-            outcome,
-            reason=reason,
-            user_id=act.user_id,
-            actor_id=act.actor_id,
-            client_id=act.client_id,
-            address_hash=self._fingerprint(act.address) if act.address else None,
-            changes=act.changes,
-            origin=act.origin,
-            origin_owner=act.origin_owner,
+    async def add(self, event: AuditEvent, *, failure: str | None = None) -> None:
+        """Add the event to the transaction: of a success, or of a failure with the code that the caller is told."""
+        await self._uow.events.record(
+            event.kind,
+            EventOutcome.FAILURE if failure else EventOutcome.SUCCESS,
+            reason=failure,
+            user_id=event.user_id,
+            actor_id=event.actor_id,
+            client_id=event.client_id,
+            address_hash=self._fingerprint(event.address) if event.address else None,
+            changes=event.changes,
+            origin=event.origin,
+            origin_owner=event.origin_owner,
         )

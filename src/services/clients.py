@@ -5,16 +5,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from src.core.callers import Operator, Scope
 from src.core.exceptions import ClientRotatingError, InvalidClientError, InvalidScopeError
-from src.core.tokens import TokenSigner, hash_token, new_token
+from src.core.tokens import hash_token, new_token
 from src.db.base import utc_now
-from src.db.database import begin_writing
 from src.db.models import EventKind, ServiceClientModel
-from src.db.repositories import ServiceClientRepository
-from src.services.audit import Audit
+from src.services.context import Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +28,18 @@ class ServiceToken:
     scopes: Sequence[str]
 
 
-class ClientService:
+class ClientService(Service):
     """Clients are kept from the command line: who can do that holds the database anyway."""
-
-    def __init__(self, session: AsyncSession, *, signer: TokenSigner, audit: Audit) -> None:
-        self._session = session
-        self._clients = ServiceClientRepository(session)
-        self._signer = signer
-        self._audit = audit
 
     async def create(self, *, name: str, scopes: Iterable[Scope]) -> ClientSecret:
         """Introduce a service. Raises `ClientNameTakenError`."""
-        async with self._audit.act(EventKind.CLIENT_CREATION, by=Operator()) as act:
+        async with self.context.recording(EventKind.CLIENT_CREATION, by=Operator()) as event:
             secret = new_token()
-            await begin_writing(self._session)
+            await self.uow.begin()
             client = ServiceClientModel(name=name, scopes=sorted(set(scopes)), secret_hash=hash_token(secret))
-            await self._clients.add(client)
-            act.client_id = client.id
-            await self._audit.succeeded(act)
-            await self._session.commit()
+            await self.uow.clients.add(client)
+            event.client_id = client.id
+            await self.context.commit(event)
             return ClientSecret(client.id, secret)
 
     async def rotate(self, name: str, *, overlap: timedelta) -> ClientSecret:
@@ -59,45 +48,43 @@ class ClientService:
         Raises `ClientNotFoundError`, and `ClientRotatingError` while an older secret works: repeating a rotation whose
         output was lost would otherwise end the secret that is in use.
         """
-        async with self._audit.act(EventKind.CLIENT_ROTATION, by=Operator()) as act:
+        async with self.context.recording(EventKind.CLIENT_ROTATION, by=Operator()) as event:
             secret = new_token()
-            await begin_writing(self._session)
-            client = await self._clients.get_live(name)
-            act.client_id = client.id
+            await self.uow.begin()
+            client = await self.uow.clients.get_live(name)
+            event.client_id = client.id
             if overlap and client.previous_expires_at and client.previous_expires_at > utc_now():
                 raise ClientRotatingError
-            await self._clients.rotate(client, secret, previous_expires_at=utc_now() + overlap)
-            await self._audit.succeeded(act)
-            await self._session.commit()
+            await self.uow.clients.rotate(client, secret, previous_expires_at=utc_now() + overlap)
+            await self.context.commit(event)
             return ClientSecret(client.id, secret)
 
     async def revoke(self, name: str) -> None:
         """End a service's access: its secrets and its tokens, at once. Raises `ClientNotFoundError`."""
-        async with self._audit.act(EventKind.CLIENT_REVOCATION, by=Operator()) as act:
-            await begin_writing(self._session)
-            client = await self._clients.get_live(name)
-            act.client_id = client.id
-            await self._clients.revoke(client.id)
-            await self._audit.succeeded(act)
-            await self._session.commit()
+        async with self.context.recording(EventKind.CLIENT_REVOCATION, by=Operator()) as event:
+            await self.uow.begin()
+            client = await self.uow.clients.get_live(name)
+            event.client_id = client.id
+            await self.uow.clients.revoke(client.id)
+            await self.context.commit(event)
 
     async def issue_token(self, *, client_id: str, client_secret: str, scopes: Collection[str] | None) -> ServiceToken:
         """An access token for a service (RFC 6749, section 4.4), for all its scopes or those that it asks for.
 
         Raises `InvalidClientError`, and `InvalidScopeError` for a scope that it does not have.
         """
-        async with self._audit.act(EventKind.CLIENT_TOKEN) as act:
-            act.client_id = id_ = _read_id(client_id)
-            await begin_writing(self._session)
-            granted = await self._clients.claim_token(id_, client_secret)
+        async with self.context.recording(EventKind.CLIENT_TOKEN) as event:
+            event.client_id = id_ = _read_id(client_id)
+            await self.uow.begin()
+            granted = await self.uow.clients.authenticate_client(id_, client_secret)
             if granted is None:
                 raise InvalidClientError
             if not set(scopes or granted) <= set(granted):
                 raise InvalidScopeError
-            await self._audit.succeeded(act)
-            await self._session.commit()
+            await self.context.commit(event)
         asked = [scope for scope in granted if scopes is None or scope in scopes]
-        return ServiceToken(self._signer.sign_service_access(id_, asked), self._signer.access_lifetime, asked)
+        signer = self.context.signer
+        return ServiceToken(signer.sign_service_access(id_, asked), signer.access_lifetime, asked)
 
 
 def _read_id(client_id: str) -> UUID:

@@ -8,18 +8,18 @@ import hashlib
 import sqlite3
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Protocol
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from src.core.fields import Email, Name, reason_of
 from src.core.passwords import parse_hash
-from src.db.database import AsyncDatabaseManager, begin_writing
+from src.db.database import AsyncDatabaseManager
 from src.db.models import EventKind, EventOutcome
-from src.db.repositories import AuditEventRepository, UserRepository
+from src.db.unit_of_work import UnitOfWork, open_unit_of_work
 from src.services.audit import COMMAND_LINE
 
 BATCH = 1000
@@ -86,53 +86,53 @@ async def import_people(
     """
     counts = ImportCounts()
     people = _read_people(file, counts, report)
-    seen = _Seen()
-    async with database.session() as session:
-        while batch := list(islice(people, BATCH)):
-            imported = await (_look(session, batch, seen) if dry_run else _store(session, batch))
-            counts.imported += imported
-            counts.unchanged += len(batch) - imported
+    async with open_unit_of_work(database) as uow:
+        with closing(_SeenAddresses()) as seen:
+            while batch := list(islice(people, BATCH)):
+                imported = await (_count_new(uow, batch, seen) if dry_run else _store(uow, batch))
+                counts.imported += imported
+                counts.unchanged += len(batch) - imported
     return counts
 
 
-async def _store(session: AsyncSession, batch: Sequence[Person]) -> int:
+async def _store(uow: UnitOfWork, batch: Sequence[Person]) -> int:
     """How many are new; the first line of an address counts."""
     people = dict[str, Person]()
     for person in batch:
         people.setdefault(person.email, person)
-    users, events = UserRepository(session), AuditEventRepository(session)
-    await begin_writing(session)
-    await users.lock_addresses(people)
-    for email in await users.find_owned(people):
+    await uow.begin()
+    await uow.users.lock_addresses(people)
+    for email in await uow.users.find_owned(people):
         del people[email]
-    await users.delete_pending(*people)
-    added = await users.add_unless_owned([person.model_dump() for person in people.values()])
+    await uow.users.delete_pending(*people)
+    added = await uow.users.add_unless_owned([person.model_dump() for person in people.values()])
     rights = {user_id: people[email].rights() for email, user_id in added.items()}
-    await events.record_each(EventKind.USER_IMPORT, EventOutcome.SUCCESS, changes=rights, origin=COMMAND_LINE)
-    await session.commit()
+    await uow.events.record_each(EventKind.USER_IMPORT, EventOutcome.SUCCESS, changes=rights, origin=COMMAND_LINE)
+    await uow.commit()
     return len(added)
 
 
-async def _look(session: AsyncSession, batch: Sequence[Person], seen: "_Seen") -> int:
+async def _count_new(uow: UnitOfWork, batch: Sequence[Person], seen: "_SeenAddresses") -> int:
     """What `_store` would answer."""
     new = [person.email for person in batch if seen.add(person.email)]
-    owned = await UserRepository(session).find_owned(new)
-    await session.close()
-    return len(new) - len(owned)
+    return len(new) - len(await uow.users.find_owned(new))
 
 
-class _Seen:
+class _SeenAddresses:
     """The addresses that came before, which are stored nowhere in a dry run. SQLite keeps what does not fit into a
     little memory in a file of its own, which goes with the connection."""
 
     def __init__(self) -> None:
-        self._addresses = sqlite3.connect("")
-        self._addresses.execute("CREATE TABLE seen (address_hash BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._connection = sqlite3.connect("")
+        self._connection.execute("CREATE TABLE seen (address_hash BLOB PRIMARY KEY) WITHOUT ROWID")
 
     def add(self, email: str) -> bool:
         """Whether it is new."""
         hash_ = hashlib.sha256(email.encode()).digest()
-        return self._addresses.execute("INSERT OR IGNORE INTO seen VALUES (?)", (hash_,)).rowcount == 1
+        return self._connection.execute("INSERT OR IGNORE INTO seen VALUES (?)", (hash_,)).rowcount == 1
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def _read_people(file: ReadsLines, counts: ImportCounts, report: Report) -> Iterator[Person]:
@@ -145,7 +145,7 @@ def _read_people(file: ReadsLines, counts: ImportCounts, report: Report) -> Iter
             yield _read_person(line)
         except ValueError as error:
             counts.refused += 1
-            report(number, _describe(error))
+            report(number, _reason(error))
 
 
 def _read_lines(file: ReadsLines) -> Iterator[bytes]:
@@ -162,7 +162,7 @@ def _read_person(line: bytes) -> Person:
     return Person.model_validate_json(line)
 
 
-def _describe(error: ValueError) -> str:
+def _reason(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     reasons = []

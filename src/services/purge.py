@@ -4,18 +4,12 @@ import asyncio
 import logging
 import random
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from src.core.settings import Settings
 from src.db.base import utc_now
-from src.db.database import AsyncDatabaseManager, begin_writing
-from src.db.repositories import (
-    AuditEventRepository,
-    OutboxRepository,
-    SessionRepository,
-    UserRepository,
-    UserTokenRepository,
-)
+from src.db.database import AsyncDatabaseManager
+from src.db.unit_of_work import UnitOfWork, open_unit_of_work
 from src.services.outbox import LIMIT_WINDOW
 
 log = logging.getLogger(__name__)
@@ -36,43 +30,44 @@ class Purged:
 
 
 async def purge(database: AsyncDatabaseManager, settings: Settings) -> Purged:
-    """Delete expired tokens, ended sessions, sign-ups that no link can activate any more, mails that were sent, and
+    """Delete expired tokens, ended sessions, sign-ups that no link can activate any more, emails that were sent, and
     events older than AUDIT_RETENTION_SECONDS.
 
     Each kind has a transaction of its own: one for all would hold tokens while it waits for users, against the order
     in which everybody else takes their locks.
     """
-    abandoned_before = utc_now() - timedelta(seconds=settings.auth_activation_ttl_seconds)
-    async with database.session() as session:
-        await begin_writing(session)
-        tokens = await UserTokenRepository(session).delete_expired()
-        await session.commit()
-        await begin_writing(session)
-        sessions = await SessionRepository(session).delete_ended()
-        await session.commit()
-        await begin_writing(session)
-        sign_ups = await UserRepository(session).delete_abandoned(abandoned_before)
-        await session.commit()
-        await begin_writing(session)
-        mails = await OutboxRepository(session).delete_sent(utc_now() - LIMIT_WINDOW)
-        await session.commit()
-    events = await _delete_old_events(database, settings)
-    return Purged(tokens, sessions, sign_ups, mails, events)
+    now = utc_now()
+    abandoned_before = now - timedelta(seconds=settings.auth_activation_ttl_seconds)
+    events_before = now - timedelta(seconds=settings.audit_retention_seconds)
+    async with open_unit_of_work(database) as uow:
+        await uow.begin()
+        tokens = await uow.tokens.delete_expired()
+        await uow.commit()
+        await uow.begin()
+        sessions = await uow.sessions.delete_ended()
+        await uow.commit()
+        await uow.begin()
+        sign_ups = await uow.users.delete_abandoned(abandoned_before)
+        await uow.commit()
+        await uow.begin()
+        emails = await uow.emails.delete_sent(now - LIMIT_WINDOW)
+        await uow.commit()
+        events = await _delete_old_events(uow, events_before)
+    return Purged(tokens, sessions, sign_ups, emails, events)
 
 
-async def _delete_old_events(database: AsyncDatabaseManager, settings: Settings) -> int:
+async def _delete_old_events(uow: UnitOfWork, cutoff: datetime) -> int:
     """So many at once, since there may be millions, and others want to write meanwhile. Where the service may only
     insert events, their owner purges: docs/audit-trail.md."""
-    than, total = utc_now() - timedelta(seconds=settings.audit_retention_seconds), 0
-    while True:
-        async with database.session() as session:
-            await begin_writing(session)
-            events = AuditEventRepository(session)
-            count = await events.delete_older(than, limit=EVENTS_AT_ONCE) if await events.may_delete() else 0
-            await session.commit()
-        total += count
-        if count < EVENTS_AT_ONCE:
-            return total
+    total = 0
+    while await uow.events.may_delete():
+        await uow.begin()
+        deleted = await uow.events.delete_before(cutoff, limit=EVENTS_AT_ONCE)
+        await uow.commit()
+        total += deleted
+        if deleted < EVENTS_AT_ONCE:
+            break
+    return total
 
 
 async def purge_quietly(database: AsyncDatabaseManager, settings: Settings) -> None:

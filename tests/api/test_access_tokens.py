@@ -126,7 +126,7 @@ def trap() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def forger(service: Service, ana: LoggedIn, trap: socket.socket) -> Forger:
-    keys = service.app.state.signer.keys
+    keys = service.app.state.runtime.signer.keys
     claims = jwt.decode(ana.access_token, options={"verify_signature": False})
     return Forger(
         keys.access_signer(), keys.refresh_signer(), claims, f"http://127.0.0.1:{trap.getsockname()[1]}/keys.json"

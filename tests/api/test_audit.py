@@ -180,7 +180,7 @@ async def test_that_the_service_is_busy_is_no_refusal(
 ) -> None:
     service = await start_service(auth_hash_threads=1, auth_hash_queue_size=2)
     gate = asyncio.get_running_loop().create_future()
-    holding = await hold(service.app.state.hash_pool, gate, jobs=3)
+    holding = await hold(service.app.state.runtime.hash_pool, gate, jobs=3)
 
     response = await post_log_in(service)
 
@@ -214,7 +214,7 @@ class TestAnUnknownAddress:
         assert ghost == again != spirit
         assert ghost is not None
         assert len(bytes.fromhex(ghost)) == 32
-        guessable = [b"", b"fingerprint", b"audit", b"address", service.app.state.settings.issuer.encode()]
+        guessable = [b"", b"fingerprint", b"audit", b"address", service.app.state.runtime.settings.issuer.encode()]
         assert ghost not in [hmac.digest(key, b"ghost@example.com", "sha256").hex() for key in guessable]
         assert ghost != hashlib.sha256(b"ghost@example.com").hexdigest()
 
@@ -261,7 +261,7 @@ async def dump(database: AsyncDatabaseManager, *names: str) -> str:
 
 
 class TestWhoIsGone:
-    async def test_an_act_that_is_refused_when_its_caller_is_gone_leaves_an_event_of_nobody(
+    async def test_an_act_that_is_refused_when_its_is_disconnected_leaves_an_event_of_nobody(
         self, service: Service, database: AsyncDatabaseManager
     ) -> None:
         await create_account(service)

@@ -13,11 +13,12 @@ from httpx import ASGITransport, AsyncClient, Response
 from src.api.app import app
 from src.api.dependencies import get_email_utils
 from src.core.callers import Scope
+from src.core.kinds import TokenPurpose
 from src.core.passwords import hash_password
 from src.core.tokens import hash_token, new_token
 from src.db import AsyncDatabaseManager, BaseModel
 from src.db.base import utc_now
-from src.db.models import AuditEventModel, SessionModel, TokenPurpose, UserModel, UserTokenModel
+from src.db.models import AuditEventModel, SessionModel, UserModel, UserTokenModel
 from src.services.clients import ClientSecret
 from tests.conftest import Mailbox, Service, StartService
 from tests.steps import PASSWORD, bearer, clients_of, create_client
@@ -185,7 +186,7 @@ class Stage:
         return self.cast[caller].bearer
 
     def _service(self, client: ClientSecret, scopes: set[Scope]) -> dict[str, str]:
-        return bearer(self.service.app.state.signer.sign_service_access(client.client_id, scopes))
+        return bearer(self.service.app.state.runtime.signer.sign_service_access(client.client_id, scopes))
 
 
 # What a request needs besides its token; a route that is not here needs nothing.
@@ -299,7 +300,7 @@ async def make_refresh_tokens(service: Service) -> list[str]:
         sessions = [new_session(bystander) for _ in range(2 * len(CALLERS))]
         session.add_all(sessions)
         await session.commit()
-    return [service.app.state.signer.sign_refresh(each.id, generation=1) for each in sessions]
+    return [service.app.state.runtime.signer.sign_refresh(each.id, generation=1) for each in sessions]
 
 
 async def assemble(service: Service) -> dict[str, Person]:
@@ -315,7 +316,7 @@ async def assemble(service: Service) -> dict[str, Person]:
     cast = {}
     for role, user in users.items():
         current, other = sessions[role]
-        token = service.app.state.signer.sign_access(user.id, current.id)
+        token = service.app.state.runtime.signer.sign_access(user.id, current.id)
         cast[role] = Person(user.id, user.email, current.id, other.id, bearer(token))
     for role, change in {"disabled": {"is_active": False}, "demoted": {"is_admin": False}}.items():
         response = await patch(service, cast["another admin"], cast[role], **change)

@@ -131,7 +131,7 @@ def test_whatever_is_sent_the_answer_is_a_documented_one(migrated_sqlite_copy: s
     for found in contract.get_all_operations():
         assert isinstance(found, Ok)
         # Of its own for each operation: some end it.
-        headers = asyncio.run(log_in_an_admin(migrated_sqlite_copy, app.state.signer)) if is_admin else {}
+        headers = asyncio.run(log_in_an_admin(migrated_sqlite_copy, app.state.runtime.signer)) if is_admin else {}
         send_examples(found.ok(), headers, count=25 if is_admin else 10)
 
 

@@ -15,7 +15,6 @@ from uuid_utils.compat import uuid7
 from src.core.passwords import UNUSABLE_PASSWORD
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
-from src.db.database import begin_writing
 from src.db.models import UserModel
 from tests.conftest import Service
 from tests.steps import LoggedIn, create_admin
@@ -55,7 +54,7 @@ async def coming_and_going(
             between = [UUID(int=dice.choice(among).int ^ dice.getrandbits(60)) for _ in range(5)]
             gone, going = going[:10], going[10:]
             async with database.session() as session:
-                await begin_writing(session)
+                await session.begin_writing()
                 await session.execute(insert(UserModel), make_rows([*between, uuid7()]))
                 await session.execute(delete(UserModel).where(UserModel.id.in_(gone)))
                 await session.commit()

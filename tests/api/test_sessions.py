@@ -54,7 +54,7 @@ async def only_session(database: AsyncDatabaseManager) -> SessionModel:
 
 
 def generation(service: Service, refresh_token: str) -> int:
-    signer: TokenSigner = service.app.state.signer
+    signer: TokenSigner = service.app.state.runtime.signer
     return signer.read_refresh(refresh_token).generation
 
 
@@ -371,7 +371,7 @@ class TestRefresh:
         assert response.json()["code"] == "INVALID_REFRESH_TOKEN"
 
     async def test_a_token_of_a_session_that_never_was_is_a_401(self, service: Service) -> None:
-        signer: TokenSigner = service.app.state.signer
+        signer: TokenSigner = service.app.state.runtime.signer
 
         assert (await refresh(service, signer.sign_refresh(uuid4(), 1))).status_code == 401
 

@@ -335,7 +335,7 @@ class TestFullQueue:
         signing_up = asyncio.create_task(post_sign_up(service))
         await wait_until(lambda: pool.waiting >= 64)
         refused = await post_sign_up(service, "bob@example.com")
-        verifying = asyncio.create_task(pool.run(lambda: "log-in", queue_share=1.0, caller_is_gone=nobody_is_gone))
+        verifying = asyncio.create_task(pool.run(lambda: "log-in", queue_share=1.0, is_disconnected=nobody_is_gone))
         gate.set_result(None)
 
         assert refused.status_code == 503

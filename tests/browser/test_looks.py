@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from selenium.webdriver.common.by import By
 
-from src.email.messages import Locale, MessageKind, MessageTemplates
+from src.email import EmailKind, Locale, MessageTemplates
 from tests.browser.conftest import PHONE_WIDTH, Browser, Live, Scheme
 from tests.smtp_server import link_in
 
@@ -100,10 +100,10 @@ def test_every_page_reads_well_in_light_and_dark_and_on_a_phone(live: Live, brow
         assert_reads_well(browser, name)
 
 
-@pytest.mark.parametrize("kind", MessageKind)
+@pytest.mark.parametrize("kind", EmailKind)
 @pytest.mark.parametrize("locale", ["en", "pt-BR"])
 def test_every_mail_reads_well_in_light_and_dark_and_on_a_phone(
-    browser: Browser, kind: MessageKind, locale: Locale
+    browser: Browser, kind: EmailKind, locale: Locale
 ) -> None:
     values = {
         "name": LONG_NAME,

@@ -148,7 +148,7 @@ async def nobody_is_gone() -> bool:
 
 class TestPool:
     async def run(self, pool: HashPool, work: Callable[[], None], share: float = 1.0) -> None:
-        await pool.run(work, queue_share=share, caller_is_gone=nobody_is_gone)
+        await pool.run(work, queue_share=share, is_disconnected=nobody_is_gone)
 
     def wait(self, release: threading.Event) -> None:
         assert release.wait(10)
@@ -188,7 +188,7 @@ class TestPool:
             return True
 
         with pytest.raises(ServiceUnavailableException):
-            await pool.run(has_run.set, queue_share=1.0, caller_is_gone=gone)
+            await pool.run(has_run.set, queue_share=1.0, is_disconnected=gone)
 
         assert not has_run.is_set()
 

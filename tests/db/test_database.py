@@ -8,9 +8,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, StatementError
 
+from src.core.kinds import TokenPurpose
 from src.db import AsyncDatabaseManager
-from src.db.database import begin_writing, create_engine, normalize_url
-from src.db.models import TokenPurpose, UserModel, UserTokenModel
+from src.db.database import normalize_url
+from src.db.models import UserModel, UserTokenModel
 from src.db.repositories import UserRepository
 
 
@@ -92,7 +93,7 @@ class TestSQLite:
         ("pragma", "value"), [("journal_mode", "wal"), ("foreign_keys", 1), ("busy_timeout", 15_000)]
     )
     async def test_a_file_is_opened_as_a_server_would(self, tmp_path: Path, pragma: str, value: object) -> None:
-        engine = create_engine(f"sqlite:///{tmp_path}/users.db")
+        engine = AsyncDatabaseManager(f"sqlite:///{tmp_path}/users.db").engine
 
         async with engine.connect() as connection:
             assert (await connection.exec_driver_sql(f"PRAGMA {pragma}")).scalar_one() == value
@@ -104,7 +105,7 @@ class TestSQLite:
 
         async def add(number: int) -> None:
             async with database.session() as session:
-                await begin_writing(session)
+                await session.begin_writing()
                 users = UserRepository(session)
                 count = await users.count()
                 await users.add(UserModel(email=f"u{number}-{count}@example.com", hashed_password="-"))
@@ -126,7 +127,7 @@ class TestSQLite:
 
         async def write() -> None:
             async with database.session() as session:
-                await begin_writing(session)
+                await session.begin_writing()
 
         writers = [asyncio.create_task(write()) for _ in range(30)]
         async with asyncio.timeout(5), database.session() as session:
@@ -143,7 +144,7 @@ class TestSQLite:
 
         async with database.session() as one, database.session() as other:
             await UserRepository(one).add(UserModel(email="ana@example.com", hashed_password="-"))
-            await begin_writing(other)
+            await other.begin_writing()
             assert await UserRepository(other).count() == 1
         await database.disconnect()
 

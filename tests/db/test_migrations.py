@@ -13,9 +13,10 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import Connection, inspect, text
 
+from src.core.kinds import TokenPurpose
 from src.db import AsyncDatabaseManager, BaseModel
 from src.db.migrations import DatabaseNotReadyError, head, is_current, migrate, migrating_connection, prepare
-from src.db.models import AuditEventModel, TokenPurpose
+from src.db.models import AuditEventModel
 from src.db.repositories import AuditEventRepository, UserRepository, UserTokenRepository
 from tests.repositories.test_user import make_user
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from jinja2 import Environment, meta
 
-from src.email import EmailUtils, Locale, Message, MessageKind, MessageTemplates
+from src.email import EmailKind, EmailUtils, Locale, Message, MessageTemplates
 from src.email.messages import TEMPLATES
 
 LOCALES: tuple[Locale, ...] = ("en", "pt-BR")
@@ -21,24 +21,22 @@ VALUES: dict[str, Any] = {
     "url": "https://auth.example.com/activate?token=abc_-123",
 }
 # What each message is about; what it shows beyond this, it shows by mistake.
-SHOWN = {kind: {"when", "where"} for kind in MessageKind}
-SHOWN[MessageKind.ACTIVATION] |= {"name", "url"}
-SHOWN[MessageKind.PASSWORD_RESET] |= {"url"}
-SHOWN[MessageKind.EMAIL_CHANGE] |= {"url"}
-SHOWN[MessageKind.EMAIL_CHANGED] |= {"url", "new_email"}
-SHOWN[MessageKind.ACCOUNT_REMOVED] = {"when"}
-SHOWN[MessageKind.INVITATION] = {"when", "name", "url"}
+SHOWN = {kind: {"when", "where"} for kind in EmailKind}
+SHOWN[EmailKind.ACTIVATION] |= {"name", "url"}
+SHOWN[EmailKind.PASSWORD_RESET] |= {"url"}
+SHOWN[EmailKind.EMAIL_CHANGE] |= {"url"}
+SHOWN[EmailKind.EMAIL_CHANGED] |= {"url", "new_email"}
+SHOWN[EmailKind.ACCOUNT_REMOVED] = {"when"}
+SHOWN[EmailKind.INVITATION] = {"when", "name", "url"}
 
 
-def render(
-    kind: MessageKind, locale: Locale = "en", templates: MessageTemplates | None = None, **values: Any
-) -> Message:
+def render(kind: EmailKind, locale: Locale = "en", templates: MessageTemplates | None = None, **values: Any) -> Message:
     return (templates or MessageTemplates()).render(
         kind, locale, id_=uuid4(), to="ana@example.com", values=VALUES | values
     )
 
 
-def variables(kind: MessageKind, locale: Locale) -> set[str]:
+def variables(kind: EmailKind, locale: Locale) -> set[str]:
     source = (TEMPLATES / locale / f"{kind}.jinja").read_text()
     return meta.find_undeclared_variables(Environment(autoescape=True).parse(source)) - {
         "layout",
@@ -63,19 +61,19 @@ def part(mail: EmailMessage, kind: str) -> str:
 class TestLanguages:
     @pytest.mark.parametrize("locale", LOCALES)
     def test_each_language_has_a_file_for_each_message_and_no_other(self, locale: Locale) -> None:
-        assert {path.name for path in (TEMPLATES / locale).iterdir()} == {f"{kind}.jinja" for kind in MessageKind}
+        assert {path.name for path in (TEMPLATES / locale).iterdir()} == {f"{kind}.jinja" for kind in EmailKind}
 
     def test_each_folder_of_words_is_a_language_that_can_be_chosen(self) -> None:
         assert {path.name for path in TEMPLATES.iterdir() if path.is_dir()} == set(LOCALES)
 
     @pytest.mark.parametrize("locale", LOCALES)
-    @pytest.mark.parametrize("kind", MessageKind)
-    def test_it_shows_what_it_is_about_and_nothing_else(self, kind: MessageKind, locale: Locale) -> None:
+    @pytest.mark.parametrize("kind", EmailKind)
+    def test_it_shows_what_it_is_about_and_nothing_else(self, kind: EmailKind, locale: Locale) -> None:
         assert variables(kind, locale) == SHOWN[kind]
 
     @pytest.mark.parametrize("locale", LOCALES)
-    @pytest.mark.parametrize("kind", MessageKind)
-    def test_both_parts_tell_the_same(self, kind: MessageKind, locale: Locale) -> None:
+    @pytest.mark.parametrize("kind", EmailKind)
+    def test_both_parts_tell_the_same(self, kind: EmailKind, locale: Locale) -> None:
         message = render(kind, locale)
 
         assert message.subject
@@ -85,8 +83,8 @@ class TestLanguages:
         assert f'<html lang="{locale}">' in message.html
         assert f"<title>{message.subject}</title>" in message.html
 
-    @pytest.mark.parametrize("kind", MessageKind)
-    def test_no_sentence_was_left_untranslated(self, kind: MessageKind) -> None:
+    @pytest.mark.parametrize("kind", EmailKind)
+    def test_no_sentence_was_left_untranslated(self, kind: EmailKind) -> None:
         english, portuguese = (render(kind, locale) for locale in LOCALES)
 
         assert english.subject != portuguese.subject
@@ -95,13 +93,13 @@ class TestLanguages:
 
     @pytest.mark.parametrize("locale", LOCALES)
     def test_what_is_not_known_is_said_in_words(self, locale: Locale) -> None:
-        message = render(MessageKind.ACTIVATION, locale, name=None, where=None)
+        message = render(EmailKind.ACTIVATION, locale, name=None, where=None)
 
         assert "None" not in message.text + message.html
 
     @pytest.mark.parametrize("locale", LOCALES)
-    @pytest.mark.parametrize("kind", MessageKind)
-    def test_nothing_is_fetched_by_opening_it(self, kind: MessageKind, locale: Locale) -> None:
+    @pytest.mark.parametrize("kind", EmailKind)
+    def test_nothing_is_fetched_by_opening_it(self, kind: EmailKind, locale: Locale) -> None:
         html = render(kind, locale).html
 
         for fetches in ("<img", "<link", "<script", "@import", "url("):
@@ -111,17 +109,17 @@ class TestLanguages:
 class TestEscaping:
     @pytest.mark.parametrize("name", ["O'Brien", "Ana & Bob", "<b>", '"Ana"', "Łukasz 🦊"])
     def test_the_text_shows_a_name_as_it_is_written(self, name: str) -> None:
-        assert f"Name: {name}\n" in render(MessageKind.ACTIVATION, name=name).text
+        assert f"Name: {name}\n" in render(EmailKind.ACTIVATION, name=name).text
 
     def test_the_html_shows_a_name_and_never_runs_it(self) -> None:
-        html = render(MessageKind.ACTIVATION, name="<b onload=x>Ana</b>").html
+        html = render(EmailKind.ACTIVATION, name="<b onload=x>Ana</b>").html
 
         assert "<b onload" not in html
         assert "&lt;b onload=x&gt;Ana&lt;/b&gt;" in html
 
     @pytest.mark.parametrize("locale", LOCALES)
-    @pytest.mark.parametrize("kind", MessageKind)
-    def test_nothing_that_is_shown_can_break_out_of_the_html(self, kind: MessageKind, locale: Locale) -> None:
+    @pytest.mark.parametrize("kind", EmailKind)
+    def test_nothing_that_is_shown_can_break_out_of_the_html(self, kind: EmailKind, locale: Locale) -> None:
         values: dict[str, Any] = {variable: f"{variable}\"'<i>" for variable in SHOWN[kind]}
 
         html = render(kind, locale, **values).html
@@ -131,12 +129,12 @@ class TestEscaping:
         assert "url&#34;&#39;" in html or "url" not in SHOWN[kind]
 
     def test_words_that_look_like_a_template_stay_words(self) -> None:
-        assert "{{ url }}{% raw %}" in render(MessageKind.ACTIVATION, name="{{ url }}{% raw %}").text
+        assert "{{ url }}{% raw %}" in render(EmailKind.ACTIVATION, name="{{ url }}{% raw %}").text
 
 
 class TestHeaders:
     def test_a_mail_says_who_when_and_that_no_person_wrote_it(self) -> None:
-        mail = compose(render(MessageKind.ACTIVATION), "Accounts <accounts@example.com>")
+        mail = compose(render(EmailKind.ACTIVATION), "Accounts <accounts@example.com>")
 
         assert mail["From"].addresses[0].display_name == "Accounts"
         assert mail["From"].addresses[0].addr_spec == "accounts@example.com"
@@ -147,12 +145,12 @@ class TestHeaders:
         assert [part.get_content_type() for part in mail.iter_parts()] == ["text/plain", "text/html"]
 
     def test_each_header_stands_once(self) -> None:
-        names = compose(render(MessageKind.ACTIVATION)).keys()
+        names = compose(render(EmailKind.ACTIVATION)).keys()
 
         assert sorted(names) == sorted(set(names))
 
     def test_the_message_id_is_that_of_the_message_however_often_it_is_sent(self) -> None:
-        message, other = render(MessageKind.ACTIVATION), render(MessageKind.ACTIVATION)
+        message, other = render(EmailKind.ACTIVATION), render(EmailKind.ACTIVATION)
 
         ids = [compose(each, "Accounts <accounts@example.com>")["Message-ID"] for each in (message, message, other)]
 
@@ -170,7 +168,7 @@ class TestHeaders:
                 EmailUtils(host="127.0.0.1", port=25, sender="accounts@example.com").compose(message)
 
     def test_a_line_break_in_a_name_adds_no_header(self) -> None:
-        message = render(MessageKind.ACTIVATION, name="Ana\r\nBcc: evil@example.com\r\n\r\nbody")
+        message = render(EmailKind.ACTIVATION, name="Ana\r\nBcc: evil@example.com\r\n\r\nbody")
 
         mail = compose(message)
 
@@ -182,13 +180,13 @@ class TestHeaders:
             tmp_path, "en/activation.jinja", "{% extends layout %}{% block subject %}One\n  {{ name }}{% endblock %}"
         )
 
-        message = render(MessageKind.ACTIVATION, templates=MessageTemplates(tmp_path), name="Two\r\nBcc: x@example.com")
+        message = render(EmailKind.ACTIVATION, templates=MessageTemplates(tmp_path), name="Two\r\nBcc: x@example.com")
 
         assert message.subject == "One Two Bcc: x@example.com"
         assert "Bcc" not in compose(message)
 
     def test_every_script_arrives(self) -> None:
-        message = render(MessageKind.ACTIVATION, "pt-BR", name="Łukasz Ağaoğlu 李 🦊")
+        message = render(EmailKind.ACTIVATION, "pt-BR", name="Łukasz Ağaoğlu 李 🦊")
 
         mail = compose(message, "Serviço de contas <contas@example.com>")
 
@@ -214,12 +212,12 @@ class TestOverrides:
         )
         templates = MessageTemplates(tmp_path)
 
-        message = render(MessageKind.ACTIVATION, templates=templates, name="<Ana>")
+        message = render(EmailKind.ACTIVATION, templates=templates, name="<Ana>")
 
         assert (message.subject, message.text) == ("Welcome to Acme", f"Hello <Ana>\nGo:\n{VALUES['url']}\n")
         assert "Hello &lt;Ana&gt;" in message.html
-        assert render(MessageKind.ACTIVATION, "pt-BR", templates).subject == "Confirme seu endereço de e-mail"
-        assert render(MessageKind.PASSWORD_RESET, templates=templates).subject == "Reset your password"
+        assert render(EmailKind.ACTIVATION, "pt-BR", templates).subject == "Confirme seu endereço de e-mail"
+        assert render(EmailKind.PASSWORD_RESET, templates=templates).subject == "Reset your password"
 
     def test_a_template_of_ones_own_is_escaped_too(self, tmp_path: Path) -> None:
         override(
@@ -228,7 +226,7 @@ class TestOverrides:
             "{% extends layout %}{% block subject %}Hi{% endblock %}{% block body %}{{ name }}{% endblock %}",
         )
 
-        message = render(MessageKind.ACTIVATION, templates=MessageTemplates(tmp_path), name="<b>O'Brien</b>")
+        message = render(EmailKind.ACTIVATION, templates=MessageTemplates(tmp_path), name="<b>O'Brien</b>")
 
         assert message.text == "<b>O'Brien</b>\n"
         assert "&lt;b&gt;O&#39;Brien&lt;/b&gt;" in message.html
@@ -236,7 +234,7 @@ class TestOverrides:
     def test_a_layout_of_ones_own_dresses_our_words(self, tmp_path: Path) -> None:
         override(tmp_path, "layout.html", "<html>Acme{% block body %}{% endblock %}</html>")
 
-        message = render(MessageKind.PASSWORD_RESET, templates=MessageTemplates(tmp_path))
+        message = render(EmailKind.PASSWORD_RESET, templates=MessageTemplates(tmp_path))
 
         assert message.html.startswith("<html>Acme")
         assert "Set a new password" in message.html
@@ -247,7 +245,7 @@ def test_the_same_message_has_the_same_words_again() -> None:
     id_ = UUID(int=1)
 
     first, second = (
-        MessageTemplates().render(MessageKind.EMAIL_CHANGED, "en", id_=id_, to="ana@example.com", values=VALUES)
+        MessageTemplates().render(EmailKind.EMAIL_CHANGED, "en", id_=id_, to="ana@example.com", values=VALUES)
         for _ in range(2)
     )
 

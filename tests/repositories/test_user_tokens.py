@@ -2,7 +2,7 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from src.db.models import TokenPurpose
+from src.core.kinds import TokenPurpose
 from src.db.repositories import UserRepository, UserTokenRepository
 from tests.repositories.test_user import make_user
 
@@ -15,10 +15,10 @@ async def test_spending_a_token_ends_the_others_of_its_user_and_of_nobody_else(s
     first, second = [await tokens.issue(ana.id, TokenPurpose.ACTIVATION, DAY) for _ in range(2)]
     of_bob = await tokens.issue(bob.id, TokenPurpose.ACTIVATION, DAY)
 
-    assert await tokens.spend(first, TokenPurpose.ACTIVATION)
+    assert await tokens.consume(first, TokenPurpose.ACTIVATION)
 
-    assert not await tokens.spend(second, TokenPurpose.ACTIVATION)
-    assert await tokens.spend(of_bob, TokenPurpose.ACTIVATION)
+    assert not await tokens.consume(second, TokenPurpose.ACTIVATION)
+    assert await tokens.consume(of_bob, TokenPurpose.ACTIVATION)
 
 
 async def test_an_expired_token_is_nobodys_and_cannot_be_spent(session: AsyncSession) -> None:
@@ -27,7 +27,7 @@ async def test_an_expired_token_is_nobodys_and_cannot_be_spent(session: AsyncSes
     token = await tokens.issue(user.id, TokenPurpose.ACTIVATION, -DAY)
 
     assert await tokens.find_user(token, TokenPurpose.ACTIVATION) is None
-    assert not await tokens.spend(token, TokenPurpose.ACTIVATION)
+    assert not await tokens.consume(token, TokenPurpose.ACTIVATION)
 
 
 async def test_a_token_is_good_for_its_own_purpose_alone(session: AsyncSession) -> None:
@@ -37,7 +37,7 @@ async def test_a_token_is_good_for_its_own_purpose_alone(session: AsyncSession) 
     other = await tokens.issue(user.id, TokenPurpose.PASSWORD_RESET, DAY)
 
     assert await tokens.find_user(token, TokenPurpose.PASSWORD_RESET) is None
-    assert not await tokens.spend(token, TokenPurpose.PASSWORD_RESET)
+    assert not await tokens.consume(token, TokenPurpose.PASSWORD_RESET)
 
-    assert await tokens.spend(token, TokenPurpose.ACTIVATION)
-    assert await tokens.spend(other, TokenPurpose.PASSWORD_RESET)
+    assert await tokens.consume(token, TokenPurpose.ACTIVATION)
+    assert await tokens.consume(other, TokenPurpose.PASSWORD_RESET)

@@ -13,7 +13,6 @@ from sqlalchemy import select
 
 from src.core.passwords import hash_password, needs_rehash
 from src.db import AsyncDatabaseManager, BaseModel
-from src.db.database import begin_writing
 from src.db.models import AuditEventModel, UserModel
 from src.services.imports import BATCH, MAX_LINE_BYTES, ImportCounts, import_people
 from tests.conftest import Service, StartService
@@ -337,7 +336,7 @@ async def test_an_address_that_is_activated_meanwhile_does_not_stop_the_others(
 ) -> None:
     other = AsyncDatabaseManager(database_url)
     async with database.session() as session:
-        await begin_writing(session)
+        await session.begin_writing()
         session.add(UserModel(email="person1@example.com", hashed_password="of-the-owner"))
         await session.flush()
         importing = asyncio.create_task(take(other, *lines(3)))

@@ -13,14 +13,15 @@ import aiosmtplib
 import pytest
 from httpx import Response
 from sqlalchemy import delete, event, select, text, update
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from src.db import AsyncDatabaseManager, BaseModel
 from src.db.base import utc_now
-from src.db.database import begin_writing
+from src.db.database import DatabaseSession
 from src.db.models import OutboxEmailModel, OutboxStatus, UserModel, UserTokenModel
 from src.db.repositories import OutboxRepository
-from src.email import EmailUtils, Message, MessageKind
+from src.db.unit_of_work import open_unit_of_work
+from src.email import EmailKind, EmailUtils, Message
+from src.services import Context, Runtime
 from src.services.outbox import Dispatcher, Outbox, back_off
 from src.services.purge import purge
 from tests.conftest import Mailbox, Service, StartService, make_settings
@@ -71,7 +72,7 @@ async def queue_notices(database: AsyncDatabaseManager, count: int) -> None:
         await session.flush()
         session.add_all(
             OutboxEmailModel(
-                kind=MessageKind.PASSWORD_CHANGED,
+                kind=EmailKind.PASSWORD_CHANGED,
                 to_email=f"u{number}@example.com",
                 user_id=user.id,
                 content={"when": "now", "where": None},
@@ -104,7 +105,7 @@ async def change_users(database: AsyncDatabaseManager, **values: Any) -> None:
 
 async def claim(database: AsyncDatabaseManager, limit: int = 10) -> list[OutboxEmailModel]:
     async with database.session() as session:
-        await begin_writing(session)
+        await session.begin_writing()
         mails = await OutboxRepository(session).claim(limit=limit, lease=LEASE)
         await session.commit()
     return list(mails)
@@ -112,7 +113,7 @@ async def claim(database: AsyncDatabaseManager, limit: int = 10) -> list[OutboxE
 
 async def in_transaction(database: AsyncDatabaseManager, work: Callable[[OutboxRepository], Awaitable[Any]]) -> Any:
     async with database.session() as session:
-        await begin_writing(session)
+        await session.begin_writing()
         result = await work(OutboxRepository(session))
         await session.commit()
     return result
@@ -185,7 +186,7 @@ class InterruptedDatabase(AsyncDatabaseManager):
         self._happens = happens
 
     @asynccontextmanager
-    async def session(self) -> AsyncGenerator[AsyncSession, None]:
+    async def session(self) -> AsyncGenerator[DatabaseSession, None]:
         self.transactions += 1
         if self.transactions == self._before:
             await self._happens()
@@ -223,10 +224,11 @@ class TestQueueing:
     async def test_a_mail_goes_with_the_transaction_that_queued_it(
         self, database: AsyncDatabaseManager, dispatcher: Dispatcher, mailbox: Mailbox
     ) -> None:
-        async with database.session() as session:
-            outbox = Outbox(session, limit_per_hour=5, wake=lambda: None)
-            await outbox.queue(MessageKind.ACCOUNT_DELETED, to="ana@example.com", user_id=None, where=None)
-            await session.rollback()
+        async with open_unit_of_work(database) as uow:
+            await uow.begin()
+            outbox = Outbox(uow, is_wired=True, limit_per_hour=5, wake=lambda: None)
+            await outbox.queue(EmailKind.ACCOUNT_DELETED, to="ana@example.com", user_id=None, where=None)
+            await uow.rollback()
 
         assert not await dispatcher.dispatch_due()
         assert mailbox.messages == []
@@ -235,17 +237,19 @@ class TestQueueing:
         self, database: AsyncDatabaseManager
     ) -> None:
         woken: list[str] = []
-        async with database.session() as session:
-            outbox = Outbox(session, limit_per_hour=5, wake=lambda: woken.append("woken"))
-            await outbox.queue(MessageKind.ACCOUNT_DELETED, to="ana@example.com", user_id=None, where=None)
-            await session.rollback()
-        assert woken == []
-
-        async with database.session() as session:
-            outbox = Outbox(session, limit_per_hour=5, wake=lambda: woken.append("woken"))
-            await outbox.queue(MessageKind.ACCOUNT_DELETED, to="ana@example.com", user_id=None, where=None)
+        runtime = Runtime.from_settings(make_settings())
+        runtime.wake_dispatcher = lambda: woken.append("woken")
+        async with open_unit_of_work(database) as uow:
+            context = Context.new(runtime, uow, email=Mailbox())
+            await uow.begin()
+            await context.notify(EmailKind.ACCOUNT_DELETED, to="ana@example.com", user_id=None)
+            await uow.rollback()
             assert woken == []
-            await session.commit()
+
+            await uow.begin()
+            await context.notify(EmailKind.ACCOUNT_DELETED, to="ana@example.com", user_id=None)
+            assert woken == []
+            await context.commit()
 
         assert woken == ["woken"]
 
@@ -760,16 +764,13 @@ class TestLimit:
     async def test_notices_are_exempt_so_that_nobody_can_silence_them(
         self, database: AsyncDatabaseManager, dispatcher: Dispatcher, mailbox: Mailbox
     ) -> None:
-        async with database.session() as session:
-            user = UserModel(email="ana@example.com", hashed_password="<bcrypt-hash>")
-            session.add(user)
-            await session.flush()
-            outbox = Outbox(session, limit_per_hour=2, wake=lambda: None)
+        async with open_unit_of_work(database) as uow:
+            await uow.begin()
+            user = await uow.users.add(UserModel(email="ana@example.com", hashed_password="<bcrypt-hash>"))
+            outbox = Outbox(uow, is_wired=True, limit_per_hour=2, wake=lambda: None)
             for number in range(10):
-                await outbox.queue(
-                    MessageKind.PASSWORD_CHANGED, to=user.email, user_id=user.id, where=f"place-{number}"
-                )
-            await session.commit()
+                await outbox.queue(EmailKind.PASSWORD_CHANGED, to=user.email, user_id=user.id, where=f"place-{number}")
+            await uow.commit()
 
         while await dispatcher.dispatch_due():
             pass
@@ -977,7 +978,7 @@ class TestNotices:
         await request_move(queueing, who)
         await leave(queueing, who)
         [mail] = await list_mails(database)
-        assert (mail.kind, mail.user_id) == (MessageKind.ACCOUNT_DELETED, None)
+        assert (mail.kind, mail.user_id) == (EmailKind.ACCOUNT_DELETED, None)
 
         await dispatcher.dispatch_due()
 
@@ -1013,7 +1014,7 @@ class TestReadiness:
         response = await queueing.client.get("/health/ready")
 
         assert (response.status_code, response.json()) == (200, {"status": "ok", "mail": "stuck"})
-        assert "1 mails are stuck: see `python -m src outbox list`" in caplog.text
+        assert "1 emails are stuck: see `python -m src outbox list`" in caplog.text
 
     async def test_a_mail_that_fails_for_minutes_is_told_while_it_waits_for_its_next_attempt(
         self, queueing: Service, database: AsyncDatabaseManager

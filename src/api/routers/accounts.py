@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter
 
-from src.api.dependencies import AccountsDep, ClientDep
+from src.api.dependencies import ContextDep
 from src.api.errors import BODY_ERRORS, document
-from src.api.schemas import (
+from src.api.schemas.accounts import (
     Accepted,
     AcceptInvitationRequest,
     ActivationResponse,
@@ -13,23 +13,21 @@ from src.api.schemas import (
     SignUpResponse,
     TokenRequest,
 )
-from src.core.exceptions import BadRequestException, InvalidTokenError, UserEmailTakenError
+from src.core.exceptions import InvalidTokenError, UserEmailTakenError
+from src.services import AccountService
 
 router = APIRouter(prefix="/auth", tags=["Accounts"])
 
 
-@router.post("/signup", status_code=201, responses=document(*BODY_ERRORS, BadRequestException, UserEmailTakenError))
-async def sign_up(body: SignUpRequest, accounts: AccountsDep, client: ClientDep) -> SignUpResponse:
+@router.post("/signup", status_code=201, responses=document(*BODY_ERRORS, UserEmailTakenError))
+async def sign_up(body: SignUpRequest, context: ContextDep) -> SignUpResponse:
     """Begin an account. It becomes usable when the link that proves the address has been followed.
 
     When links are mailed, the answer is the same whether or not the address already has an account. When they are in
     the answer (no mail is configured), an address that has one is a 409.
     """
-    outcome = await accounts.sign_up(
-        email=body.email,
-        password=body.password.get_secret_value(),
-        name=body.name,
-        signed_up_from=client.address,
+    outcome = await AccountService(context).sign_up(
+        email=body.email, password=body.password.get_secret_value(), name=body.name
     )
     return SignUpResponse(
         user_id=outcome.user_id,
@@ -38,27 +36,27 @@ async def sign_up(body: SignUpRequest, accounts: AccountsDep, client: ClientDep)
     )
 
 
-@router.post("/activate", responses=document(*BODY_ERRORS, BadRequestException, InvalidTokenError))
-async def activate(body: TokenRequest, accounts: AccountsDep) -> ActivationResponse:
+@router.post("/activate", responses=document(*BODY_ERRORS, InvalidTokenError))
+async def activate(body: TokenRequest, context: ContextDep) -> ActivationResponse:
     """Confirm the address with the token of the link. It logs nobody in.
 
     Wrong, used and expired tokens are the same 400.
     """
-    user_id = await accounts.activate(body.token.get_secret_value())
+    user_id = await AccountService(context).activate(body.token.get_secret_value())
     return ActivationResponse(user_id=user_id, is_active=True)
 
 
-@router.post("/invitation/accept", responses=document(*BODY_ERRORS, BadRequestException, InvalidTokenError))
-async def accept_invitation(body: AcceptInvitationRequest, accounts: AccountsDep) -> ActivationResponse:
+@router.post("/invitation/accept", responses=document(*BODY_ERRORS, InvalidTokenError))
+async def accept_invitation(body: AcceptInvitationRequest, context: ContextDep) -> ActivationResponse:
     """Choose a password with the token of the invitation, and have an active account. It logs nobody in."""
-    user_id = await accounts.accept_invitation(
+    user_id = await AccountService(context).accept_invitation(
         token=body.token.get_secret_value(), password=body.password.get_secret_value()
     )
     return ActivationResponse(user_id=user_id, is_active=True)
 
 
-@router.post("/activation/resend", status_code=202, responses=document(*BODY_ERRORS, BadRequestException))
-async def resend_activation(body: EmailRequest, accounts: AccountsDep, client: ClientDep) -> Accepted:
+@router.post("/activation/resend", status_code=202, responses=document(*BODY_ERRORS))
+async def resend_activation(body: EmailRequest, context: ContextDep) -> Accepted:
     """Mail the activation link again. The answer is the same for every address."""
-    await accounts.resend_activation(body.email, requested_from=client.address)
+    await AccountService(context).resend_activation(body.email)
     return Accepted(detail="If a sign-up with this address waits to be confirmed, a new link is on its way.")

@@ -4,20 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from src.api.dependencies import AuditReader, CurrentUser, SessionDep
+from src.api.dependencies import AuditReader, CurrentUser, UnitOfWorkDep
 from src.api.errors import TOKEN_ERRORS, document
-from src.api.schemas import (
-    AuditEvent,
-    AuditEventPage,
-    AuditEventQuery,
-    EventQuery,
-    OwnEvent,
-    OwnEventPage,
-    write_cursor,
-)
+from src.api.schemas.events import AuditEvent, AuditEventPage, AuditEventQuery, EventQuery, OwnEvent, OwnEventPage
+from src.api.schemas.fields import write_cursor
 from src.core.exceptions import ForbiddenException, InsufficientScopeError, ValidationException
 from src.db.models import AuditEventModel
-from src.db.repositories import AuditEventRepository, EventFilter
+from src.db.repositories import EventFilter
 
 router = APIRouter(tags=["Audit"])
 
@@ -27,23 +20,23 @@ router = APIRouter(tags=["Audit"])
     responses=document(*TOKEN_ERRORS, ForbiddenException, InsufficientScopeError, ValidationException),
 )
 async def list_audit_events(
-    query: Annotated[AuditEventQuery, Query()], session: SessionDep, _caller: AuditReader
+    query: Annotated[AuditEventQuery, Query()], uow: UnitOfWorkDep, _caller: AuditReader
 ) -> AuditEventPage:
     """Every act that matters to security, done or refused, the newest first. For administrators, and services with
     `audit:read`."""
-    which = EventFilter(**query.model_dump(exclude={"limit", "cursor"}))
-    events = await AuditEventRepository(session).list_events(which, limit=query.limit + 1, before=query.cursor)
+    filters = EventFilter(**query.model_dump(exclude={"limit", "cursor"}))
+    events = await uow.events.list_events(filters, limit=query.limit + 1, before=query.cursor)
     items = [AuditEvent.model_validate(event) for event in events[: query.limit]]
     return AuditEventPage(items=items, next_cursor=write_cursor(items[-1].id) if len(events) > query.limit else None)
 
 
 @router.get("/auth/events", responses=document(*TOKEN_ERRORS, ForbiddenException, ValidationException))
 async def list_own_events(
-    query: Annotated[EventQuery, Query()], session: SessionDep, caller: CurrentUser
+    query: Annotated[EventQuery, Query()], uow: UnitOfWorkDep, caller: CurrentUser
 ) -> OwnEventPage:
     """What happened to one's own account, the newest first: log-ins and attempts, and who changed what."""
-    which = EventFilter(user_id=caller.user_id, **query.model_dump(exclude={"limit", "cursor"}))
-    events = await AuditEventRepository(session).list_events(which, limit=query.limit + 1, before=query.cursor)
+    filters = EventFilter(user_id=caller.user_id, **query.model_dump(exclude={"limit", "cursor"}))
+    events = await uow.events.list_events(filters, limit=query.limit + 1, before=query.cursor)
     items = [_as_seen_by_its_owner(event) for event in events[: query.limit]]
     return OwnEventPage(items=items, next_cursor=write_cursor(items[-1].id) if len(events) > query.limit else None)
 

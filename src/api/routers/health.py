@@ -7,7 +7,7 @@ from fastapi import APIRouter
 
 from src.api.dependencies import SessionDep
 from src.api.errors import document
-from src.api.schemas import Health, Readiness
+from src.api.schemas.service import Health, Readiness
 from src.core.exceptions import ServiceUnavailableException
 from src.db.base import utc_now
 from src.db.migrations import is_current
@@ -41,5 +41,5 @@ async def ready(session: SessionDep) -> Readiness:
     except TimeoutError:
         raise ServiceUnavailableException("The database does not answer. Try again shortly.") from None
     if stuck:
-        log.warning("%d mails are stuck: see `python -m src outbox list`", stuck)
+        log.warning("%d emails are stuck: see `python -m src outbox list`", stuck)
     return Readiness(mail="stuck" if stuck else "ok")

@@ -6,11 +6,10 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Form
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
-from src.api.dependencies import ClientDep, ClientsDep, CurrentUser, OptionalUser, SessionsDep
+from src.api.dependencies import ContextDep, CurrentUser, OptionalUser, UnitOfWorkDep
 from src.api.errors import BODY_ERRORS, TOKEN_ERRORS, document
-from src.api.schemas import (
+from src.api.schemas.sessions import (
     LogInRequest,
-    LogOutRequest,
     RefreshRequest,
     ServiceTokenResponse,
     SessionList,
@@ -29,6 +28,7 @@ from src.core.exceptions import (
     UnauthorizedException,
     ValidationException,
 )
+from src.services import ClientService, SessionService
 
 router = APIRouter(prefix="/auth", tags=["Sessions"])
 
@@ -44,13 +44,13 @@ _client_credentials = _ClientCredentials(
 )
 
 
-@router.post("/login", responses=document(*BODY_ERRORS, BadRequestException, InvalidCredentialsError))
-async def log_in(body: LogInRequest, sessions: SessionsDep, client: ClientDep) -> TokenResponse:
+@router.post("/login", responses=document(*BODY_ERRORS, InvalidCredentialsError))
+async def log_in(body: LogInRequest, context: ContextDep) -> TokenResponse:
     """Start a session with an e-mail address and a password.
 
     Wrong, unknown, unconfirmed and disabled are the same 401.
     """
-    pair = await sessions.log_in(email=body.email, password=body.password.get_secret_value(), client=client)
+    pair = await SessionService(context).log_in(email=body.email, password=body.password.get_secret_value())
     return TokenResponse.of(pair)
 
 
@@ -70,9 +70,7 @@ async def log_in(body: LogInRequest, sessions: SessionsDep, client: ClientDep) -
 async def issue_token(
     form: Annotated[TokenGrant, Form()],
     basic: Annotated[HTTPBasicCredentials | None, Depends(_client_credentials)],
-    sessions: SessionsDep,
-    clients: ClientsDep,
-    client: ClientDep,
+    context: ContextDep,
 ) -> TokenResponse | ServiceTokenResponse:
     """The token endpoint of OAuth 2.0. `grant_type=password` is `/auth/login` as a form (RFC 6749, section 4.3), for
     the Authorize button and OAuth libraries; `username` is the e-mail address.
@@ -82,48 +80,47 @@ async def issue_token(
     """
     if form.grant_type == "password":
         email, password = form.person()
-        return TokenResponse.of(await sessions.log_in(email=email, password=password, client=client))
+        return TokenResponse.of(await SessionService(context).log_in(email=email, password=password))
     client_id, secret = form.service(basic)
-    token = await clients.issue_token(client_id=client_id, client_secret=secret, scopes=form.scopes())
+    token = await ClientService(context).issue_token(client_id=client_id, client_secret=secret, scopes=form.scopes())
     return ServiceTokenResponse.of(token)
 
 
-@router.post("/refresh", responses=document(*BODY_ERRORS, BadRequestException, InvalidRefreshTokenError))
-async def refresh(body: RefreshRequest, sessions: SessionsDep, client: ClientDep) -> TokenResponse:
+@router.post("/refresh", responses=document(*BODY_ERRORS, InvalidRefreshTokenError))
+async def refresh(body: RefreshRequest, context: ContextDep) -> TokenResponse:
     """Exchange a refresh token for the next pair of tokens. Each refresh token works once.
 
     Sent again within a few seconds, it gets the same successor; later, it ends the session, since somebody else has it.
     """
-    return TokenResponse.of(await sessions.refresh(body.refresh_token.get_secret_value(), client))
+    return TokenResponse.of(await SessionService(context).refresh(body.refresh_token.get_secret_value()))
 
 
 @router.post(
     "/logout",
     status_code=204,
-    responses=document(*BODY_ERRORS, BadRequestException, *TOKEN_ERRORS, InvalidRefreshTokenError),
+    responses=document(*BODY_ERRORS, *TOKEN_ERRORS, InvalidRefreshTokenError),
 )
-async def log_out(sessions: SessionsDep, caller: OptionalUser, body: LogOutRequest | None = None) -> None:
+async def log_out(context: ContextDep, caller: OptionalUser, body: RefreshRequest | None = None) -> None:
     """End the session of the access token; where that has expired, of the refresh token in the body instead."""
     if body:
-        await sessions.log_out_by_refresh_token(body.refresh_token.get_secret_value())
+        await SessionService(context).log_out_by_refresh_token(body.refresh_token.get_secret_value())
     elif caller:
-        await sessions.log_out(caller)
+        await SessionService(context).log_out(caller)
     else:
         raise UnauthorizedException
 
 
 @router.get("/sessions", responses=document(*TOKEN_ERRORS))
-async def list_sessions(sessions: SessionsDep, caller: CurrentUser) -> SessionList:
+async def list_sessions(uow: UnitOfWorkDep, caller: CurrentUser) -> SessionList:
     """The sessions that are logged in, the newest first."""
-    return SessionList(
-        items=[SessionRecord.of(session, caller.session_id) for session in await sessions.list_sessions(caller)]
-    )
+    sessions = await uow.sessions.list_live(caller.user_id)
+    return SessionList(items=[SessionRecord.of(session, caller.session_id) for session in sessions])
 
 
 @router.delete("/sessions", status_code=204, responses=document(*TOKEN_ERRORS))
-async def revoke_other_sessions(sessions: SessionsDep, caller: CurrentUser) -> None:
+async def revoke_other_sessions(context: ContextDep, caller: CurrentUser) -> None:
     """End all sessions but this one."""
-    await sessions.revoke_others(caller)
+    await SessionService(context).revoke_others(caller)
 
 
 @router.delete(
@@ -131,6 +128,6 @@ async def revoke_other_sessions(sessions: SessionsDep, caller: CurrentUser) -> N
     status_code=204,
     responses=document(*TOKEN_ERRORS, ValidationException, SessionNotFoundError),
 )
-async def revoke_session(session_id: UUID, sessions: SessionsDep, caller: CurrentUser) -> None:
+async def revoke_session(session_id: UUID, context: ContextDep, caller: CurrentUser) -> None:
     """End one session, this one included. Its access token stops working at once."""
-    await sessions.revoke(caller, session_id)
+    await SessionService(context).revoke(caller, session_id)

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter, Response
 
-from src.api.dependencies import SettingsDep, SignerDep
-from src.api.schemas import AuthorizationServer, JsonWebKeySet
+from src.api.dependencies import RuntimeDep
+from src.api.schemas.service import AuthorizationServer, JsonWebKeySet
 from src.core.callers import Scope
 from src.core.keys import JWKS_MAX_AGE
 
@@ -13,16 +13,17 @@ CACHE_CONTROL = f"public, max-age={JWKS_MAX_AGE.seconds}"
 
 
 @router.get("/jwks.json")
-async def read_jwks(response: Response, signer: SignerDep) -> JsonWebKeySet:
+async def read_jwks(response: Response, runtime: RuntimeDep) -> JsonWebKeySet:
     """The public keys of access tokens (RFC 7517). Keep them as long as `Cache-Control` says, and no longer."""
     response.headers["Cache-Control"] = CACHE_CONTROL
-    return JsonWebKeySet.model_validate(signer.keys.jwks())
+    return JsonWebKeySet.model_validate(runtime.signer.keys.jwks())
 
 
 @router.get("/oauth-authorization-server")
-async def read_metadata(response: Response, settings: SettingsDep) -> AuthorizationServer:
+async def read_metadata(response: Response, runtime: RuntimeDep) -> AuthorizationServer:
     """Where everything is (RFC 8414)."""
     response.headers["Cache-Control"] = CACHE_CONTROL
+    settings = runtime.settings
     base = settings.server_public_url
     return AuthorizationServer(
         issuer=settings.issuer,

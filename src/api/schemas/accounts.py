@@ -8,8 +8,9 @@ from pydantic import (
     Field,
 )
 
-from src.api.schemas.fields import EXAMPLE_ID, EXAMPLE_TOKEN, Body, Token
+from src.api.schemas.fields import EXAMPLE_TOKEN, Body, Token
 from src.core.fields import Email, Name, Password
+from src.core.users import EXAMPLE_ID
 
 
 class SignUpRequest(Body):

@@ -6,7 +6,8 @@ from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from src.api.schemas.fields import EXAMPLE_ID, NextCursor, Query
+from src.api.schemas.fields import NextCursor, Query
+from src.core.users import EXAMPLE_ID
 from src.db.models import EventKind, EventOutcome
 
 

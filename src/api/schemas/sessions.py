@@ -8,10 +8,11 @@ from uuid import UUID
 from fastapi.security import HTTPBasicCredentials
 from pydantic import BaseModel, ConfigDict, Field
 
-from src.api.schemas.fields import EXAMPLE_ID, EXAMPLE_JWT, EXAMPLE_TOKEN, Body, JsonWebToken, Token
+from src.api.schemas.fields import EXAMPLE_JWT, EXAMPLE_TOKEN, Body, JsonWebToken, Token
 from src.core.addresses import normalize_email
 from src.core.exceptions import InvalidClientError, ValidationException
 from src.core.fields import Email, Password
+from src.core.users import EXAMPLE_ID
 from src.db.models import SessionModel
 from src.services.clients import ServiceToken
 from src.services.sessions import TokenPair
@@ -67,10 +68,6 @@ class TokenGrant(BaseModel):
 
 class RefreshRequest(Body):
     refresh_token: JsonWebToken
-
-
-class LogOutRequest(RefreshRequest):
-    pass
 
 
 class TokenResponse(BaseModel):

@@ -10,8 +10,9 @@ from pydantic import (
     Field,
 )
 
-from src.api.schemas.fields import EXAMPLE_ID, EXAMPLE_TOKEN, Body, NextCursor, Query
+from src.api.schemas.fields import EXAMPLE_TOKEN, Body, NextCursor, Query
 from src.core.fields import Email, Name, SearchText
+from src.core.users import EXAMPLE_ID, UserRecord
 from src.db.repositories import Order
 from src.services.users import UserChanges
 
@@ -25,16 +26,6 @@ class PublicProfile(BaseModel):
     name: Annotated[str | None, Field(examples=["Ana"])]
     is_active: bool
     created_at: datetime
-
-
-class UserRecord(PublicProfile):
-    """The whole record, as its owner and administrators see it. Never the hash."""
-
-    email: Annotated[str, Field(examples=["ana@example.com"])]
-    is_admin: bool
-    activated_at: Annotated[datetime | None, Field(description="When the address was confirmed.")]
-    last_login_at: datetime | None
-    updated_at: datetime
 
 
 class UserPage(BaseModel):

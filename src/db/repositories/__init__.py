@@ -6,7 +6,7 @@ from src.db.repositories.outbox import OutboxRepository
 from src.db.repositories.service_clients import ServiceClientRepository
 from src.db.repositories.sessions import SessionRepository
 from src.db.repositories.user_tokens import EmailChange, UserTokenRepository
-from src.db.repositories.users import Order, UserFilter, UserRecord, UserRepository
+from src.db.repositories.users import Order, UserFilter, UserRepository
 
 __all__ = [
     "AuditEventRepository",
@@ -18,7 +18,6 @@ __all__ = [
     "ServiceClientRepository",
     "SessionRepository",
     "UserFilter",
-    "UserRecord",
     "UserRepository",
     "UserTokenRepository",
 ]

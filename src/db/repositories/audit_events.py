@@ -66,9 +66,9 @@ class AuditEventRepository(BaseRepository[AuditEventModel]):
         if rows:
             await self._session.execute(insert(AuditEventModel), rows)
 
-    async def list_events(self, which: EventFilter, *, limit: int, before: UUID | None) -> Sequence[AuditEventModel]:
+    async def list_events(self, filters: EventFilter, *, limit: int, before: UUID | None) -> Sequence[AuditEventModel]:
         """The newest first, from behind the id `before`."""
-        query = select(AuditEventModel).where(*_matches(which)).order_by(AuditEventModel.id.desc()).limit(limit)
+        query = select(AuditEventModel).where(*_matches(filters)).order_by(AuditEventModel.id.desc()).limit(limit)
         if before is not None:
             query = query.where(AuditEventModel.id < before)
         return (await self._session.scalars(query)).all()
@@ -79,13 +79,12 @@ class AuditEventRepository(BaseRepository[AuditEventModel]):
             return True
         return bool(await self._session.scalar(select(func.has_table_privilege("audit_events", "DELETE"))))
 
-    async def delete_older(self, than: datetime, *, limit: int) -> int:
-        """At most so many; how many they were. Events of somebody who is being deleted at this moment are left for the
-        next time: waiting for them could become a circle."""
-        old = select(AuditEventModel.id).where(AuditEventModel.created_at < than).limit(limit)
+    async def delete_before(self, cutoff: datetime, *, limit: int) -> int:
+        """At most `limit` of them; how many they were. Events of somebody who is being deleted at this moment are left
+        for the next time: waiting for them could end in a deadlock."""
+        old = select(AuditEventModel.id).where(AuditEventModel.created_at < cutoff).limit(limit)
         old = old.with_for_update(skip_locked=True)
-        statement = delete(AuditEventModel).where(AuditEventModel.id.in_(old)).returning(AuditEventModel.id)
-        return len((await self._session.scalars(statement)).all())
+        return await self._count_changed(delete(AuditEventModel).where(AuditEventModel.id.in_(old)))
 
 
 def _if_there(user_id: UUID | None, value: ColumnElement[Value]) -> ScalarSelect[Value]:
@@ -95,18 +94,18 @@ def _if_there(user_id: UUID | None, value: ColumnElement[Value]) -> ScalarSelect
     return user.with_for_update(read=True, key_share=True).scalar_subquery()
 
 
-def _matches(which: EventFilter) -> Sequence[ColumnElement[bool]]:
+def _matches(filters: EventFilter) -> Sequence[ColumnElement[bool]]:
     event = AuditEventModel
     exact = {
-        event.user_id: which.user_id,
-        event.actor_id: which.actor_id,
-        event.client_id: which.client_id,
-        event.kind: which.kind,
-        event.outcome: which.outcome,
+        event.user_id: filters.user_id,
+        event.actor_id: filters.actor_id,
+        event.client_id: filters.client_id,
+        event.kind: filters.kind,
+        event.outcome: filters.outcome,
     }
     conditions = [column == value for column, value in exact.items() if value is not None]
-    if which.since is not None:
-        conditions.append(event.created_at >= which.since)
-    if which.until is not None:
-        conditions.append(event.created_at < which.until)
+    if filters.since is not None:
+        conditions.append(event.created_at >= filters.since)
+    if filters.until is not None:
+        conditions.append(event.created_at < filters.until)
     return conditions

@@ -1,11 +1,11 @@
-"""The questions that every table can be asked."""
+"""What every table can be asked."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy import ColumnElement, CursorResult, Delete, Update, exists, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -77,6 +77,11 @@ class BaseRepository(Generic[ModelT]):
     async def delete(self, row: ModelT) -> None:
         await self._session.delete(row)
         await self._session.flush()
+
+    async def _count_changed(self, statement: Update | Delete) -> int:
+        """Change or delete rows; how many they were. Rows that the session has loaded keep their old values."""
+        result = await self._session.execute(statement.execution_options(synchronize_session=False))
+        return cast("CursorResult[Any]", result).rowcount
 
     def _where(self, filters: Filters) -> Sequence[ColumnElement[bool]]:
         columns = self.model.__mapper__.columns

@@ -43,7 +43,7 @@ class ServiceClientRepository(BaseRepository[ServiceClientModel]):
             query = query.with_for_update(read=True)
         return await self._session.scalar(query) is not None
 
-    async def claim_token(self, client_id: UUID, secret: str) -> Sequence[str] | None:
+    async def authenticate_client(self, client_id: UUID, secret: str) -> Sequence[str] | None:
         """The scopes of a live client whose secret this is, and note that it was used; `None` for any other."""
         now = utc_now()
         hash_ = hash_token(secret)

@@ -6,11 +6,13 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, bindparam, delete, or_, select, update
 
-from src.core.callers import Principal
+from src.core.callers import AuthenticatedUser
 from src.core.exceptions import SessionNotFoundError
+from src.core.users import UserRecord
 from src.db.base import utc_now
 from src.db.models import SessionModel, UserModel
 from src.db.repositories.base import BaseRepository
+from src.db.repositories.users import RECORDS
 
 
 def _is_live(now: ColumnElement[datetime] | datetime) -> tuple[ColumnElement[bool], ...]:
@@ -21,15 +23,31 @@ def _is_live(now: ColumnElement[datetime] | datetime) -> tuple[ColumnElement[boo
     )
 
 
-_PRINCIPAL = (
-    select(UserModel.id, UserModel.email, UserModel.is_admin, SessionModel.id)
-    .join(SessionModel, SessionModel.user_id == UserModel.id)
+_CALLER = (
+    RECORDS.join(SessionModel, SessionModel.user_id == UserModel.id)
     .where(
         SessionModel.id == bindparam("session_id"),
         UserModel.id == bindparam("user_id"),
         UserModel.is_active,
         *_is_live(bindparam("now", type_=SessionModel.expires_at.type)),
     )
+    .execution_options(is_plain=True)
+)
+_ROTATION = (
+    update(SessionModel)
+    .where(
+        SessionModel.id == bindparam("session_id"),
+        SessionModel.generation == bindparam("current"),
+        *_is_live(bindparam("now", type_=SessionModel.expires_at.type)),
+        select(UserModel.id).where(UserModel.id == SessionModel.user_id, UserModel.is_active).exists(),
+    )
+    .values(
+        generation=SessionModel.generation + 1,
+        last_used_at=bindparam("now", type_=SessionModel.last_used_at.type),
+        idle_expires_at=bindparam("idle_until", type_=SessionModel.idle_expires_at.type),
+    )
+    .returning(SessionModel.user_id, SessionModel.idle_expires_at, SessionModel.expires_at)
+    .execution_options(is_plain=True, stands_alone=True, synchronize_session=False)
 )
 
 
@@ -37,33 +55,23 @@ class SessionRepository(BaseRepository[SessionModel]):
     model = SessionModel
     not_found = SessionNotFoundError
 
-    async def find_principal(self, user_id: UUID, session_id: UUID) -> Principal | None:
+    async def find_caller(self, user_id: UUID, session_id: UUID) -> AuthenticatedUser | None:
         """The user of a live session, in one indexed read; nobody, if either has ended or is disabled."""
         values = {"user_id": user_id, "session_id": session_id, "now": utc_now()}
-        row = (await self._session.execute(_PRINCIPAL, values)).one_or_none()
-        return None if row is None else Principal(*row)
+        row = (await self._session.execute(_CALLER, values)).one_or_none()
+        return None if row is None else AuthenticatedUser(UserRecord(*row), session_id)
 
     async def rotate(
         self, session_id: UUID, generation: int, *, idle: timedelta
     ) -> Row[UUID, datetime, datetime] | None:
         """Move the session on from this generation, if it is the current one; of two who try at once, one does.
 
-        The row holds `user_id`, `idle_expires_at` and `expires_at`.
+        The row holds `user_id`, `idle_expires_at` and `expires_at`. It needs no `begin()`: the one statement is the
+        whole transaction.
         """
         now = utc_now()
-        active_user = select(UserModel.id).where(UserModel.id == SessionModel.user_id, UserModel.is_active)
-        statement = (
-            update(SessionModel)
-            .where(
-                SessionModel.id == session_id,
-                SessionModel.generation == generation,
-                *_is_live(now),
-                active_user.exists(),
-            )
-            .values(generation=generation + 1, last_used_at=now, idle_expires_at=now + idle)
-            .returning(SessionModel.user_id, SessionModel.idle_expires_at, SessionModel.expires_at)
-        )
-        return (await self._session.execute(statement)).one_or_none()
+        values = {"session_id": session_id, "current": generation, "now": now, "idle_until": now + idle}
+        return (await self._session.execute(_ROTATION, values)).one_or_none()
 
     async def find_live(self, session_id: UUID) -> SessionModel | None:
         query = (
@@ -85,7 +93,7 @@ class SessionRepository(BaseRepository[SessionModel]):
     async def revoke(self, session_id: UUID, *, user_id: UUID | None = None) -> bool:
         """End a session (of this user, if one is named); false if it had ended, or is not theirs."""
         owned = () if user_id is None else (SessionModel.user_id == user_id,)
-        return bool(await self._revoke(SessionModel.id == session_id, *_is_live(utc_now()), *owned))
+        return await self._revoke(SessionModel.id == session_id, *_is_live(utc_now()), *owned) == 1
 
     async def revoke_all(self, user_id: UUID, *, except_id: UUID | None = None) -> None:
         kept = () if except_id is None else (SessionModel.id != except_id,)
@@ -107,14 +115,8 @@ class SessionRepository(BaseRepository[SessionModel]):
         ended = or_(
             SessionModel.revoked_at.is_not(None), SessionModel.idle_expires_at <= now, SessionModel.expires_at <= now
         )
-        deleted = await self._session.scalars(delete(SessionModel).where(ended).returning(SessionModel.id))
-        return len(deleted.all())
+        return await self._count_changed(delete(SessionModel).where(ended))
 
-    async def _revoke(self, *which: ColumnElement[bool]) -> Sequence[UUID]:
-        statement = (
-            update(SessionModel)
-            .where(SessionModel.revoked_at.is_(None), *which)
-            .values(revoked_at=utc_now())
-            .returning(SessionModel.id)
-        )
-        return (await self._session.scalars(statement)).all()
+    async def _revoke(self, *conditions: ColumnElement[bool]) -> int:
+        statement = update(SessionModel).where(SessionModel.revoked_at.is_(None), *conditions)
+        return await self._count_changed(statement.values(revoked_at=utc_now()))

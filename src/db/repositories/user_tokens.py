@@ -1,4 +1,4 @@
-"""One-time tokens: issued, looked at, and spent once."""
+"""One-time tokens: issued, read, and consumed once."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -6,9 +6,10 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, select
 
+from src.core.kinds import TokenPurpose
 from src.core.tokens import hash_token, new_token
 from src.db.base import utc_now
-from src.db.models import TokenPurpose, UserModel, UserTokenModel
+from src.db.models import UserModel, UserTokenModel
 from src.db.repositories.base import BaseRepository
 
 
@@ -49,40 +50,40 @@ class UserTokenRepository(BaseRepository[UserTokenModel]):
         return token
 
     async def find_user(self, token: str, purpose: TokenPurpose) -> UserModel | None:
-        """Whose token this is, if it can still be spent. Looking spends nothing."""
+        """Whose token this is, if it can still be used. Reading consumes nothing."""
         query = (
             select(UserModel)
             .join(UserTokenModel, UserTokenModel.user_id == UserModel.id)
-            .where(*_can_be_spent(token, purpose))
+            .where(*_is_usable(token, purpose))
         )
         return (await self._session.scalars(query)).one_or_none()
 
     async def find_email_change(self, token: str, purpose: TokenPurpose) -> EmailChange | None:
-        """What the token would change, if it can still be spent."""
+        """What the token would change, if it can still be used."""
         query = select(
             UserTokenModel.user_id, UserTokenModel.new_email, UserTokenModel.session_id, UserTokenModel.created_at
-        ).where(*_can_be_spent(token, purpose))
+        ).where(*_is_usable(token, purpose))
         row = (await self._session.execute(query)).one_or_none()
         return None if row is None else EmailChange(row.user_id, row.new_email, row.session_id, row.created_at)
 
-    async def spend(self, token: str, purpose: TokenPurpose) -> bool:
-        """Spend the token, and end the others of its user and purpose. Of two who try at once, one is told true.
+    async def consume(self, token: str, purpose: TokenPurpose) -> bool:
+        """Use the token up, and the others of its user and purpose. Of two who try at once, one is told true.
 
         Undoing an e-mail change ends later undoings alone: a thief who moves an account twice, and then undoes their
         own second move, must not end the owner's link.
         """
-        can_be_spent = _can_be_spent(token, purpose)
-        whose = select(UserTokenModel.user_id).where(*can_be_spent)
+        is_usable = _is_usable(token, purpose)
+        whose = select(UserTokenModel.user_id).where(*is_usable)
         statement = delete(UserTokenModel).where(UserTokenModel.user_id.in_(whose), UserTokenModel.purpose == purpose)
         if purpose is TokenPurpose.EMAIL_REVERT:
             # Ids are in the order of time.
-            spent = select(UserTokenModel.id).where(*can_be_spent).scalar_subquery()
-            statement = statement.where(UserTokenModel.id >= spent)
+            consumed = select(UserTokenModel.id).where(*is_usable).scalar_subquery()
+            statement = statement.where(UserTokenModel.id >= consumed)
         ended = await self._session.scalars(statement.returning(UserTokenModel.token_hash))
         return hash_token(token) in ended.all()
 
-    async def end_all(self, user_id: UUID) -> None:
-        """End every link of a user, but for the one that undoes an e-mail change: a thief who has moved the account
+    async def revoke_all(self, user_id: UUID) -> None:
+        """Revoke every link of a user, but for the one that undoes an e-mail change: a thief who has moved the account
         would otherwise only have to change the password too."""
         await self._session.execute(
             delete(UserTokenModel).where(
@@ -91,12 +92,11 @@ class UserTokenRepository(BaseRepository[UserTokenModel]):
         )
 
     async def delete_expired(self) -> int:
-        """Forget tokens that can never be spent; how many they were."""
-        statement = delete(UserTokenModel).where(UserTokenModel.expires_at <= utc_now()).returning(UserTokenModel.id)
-        return len((await self._session.scalars(statement)).all())
+        """Forget tokens that can never be used; how many they were."""
+        return await self._count_changed(delete(UserTokenModel).where(UserTokenModel.expires_at <= utc_now()))
 
 
-def _can_be_spent(token: str, purpose: TokenPurpose) -> tuple[ColumnElement[bool], ...]:
+def _is_usable(token: str, purpose: TokenPurpose) -> tuple[ColumnElement[bool], ...]:
     return (
         UserTokenModel.token_hash == hash_token(token),
         UserTokenModel.purpose == purpose,

@@ -1,38 +1,29 @@
 """Accounts, and the sign-ups that wait to become one."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from operator import itemgetter
 from typing import ClassVar, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, exists, func, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, func, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from uuid_utils.compat import uuid7
 
 from src.core.addresses import normalize_email
 from src.core.exceptions import AppException, UserEmailTakenError, UserNotFoundError
+from src.core.kinds import EmailKind, TokenPurpose
 from src.core.passwords import UNUSABLE_PASSWORD
+from src.core.users import UserRecord
 from src.db.base import utc_now
-from src.db.models import OutboxEmailModel, OutboxStatus, SessionModel, TokenPurpose, UserModel, UserTokenModel
+from src.db.models import OutboxEmailModel, OutboxStatus, SessionModel, UserModel, UserTokenModel
 from src.db.repositories.base import BaseRepository
 
-_RECORDS = select(
-    UserModel.id,
-    UserModel.email,
-    UserModel.name,
-    UserModel.is_active,
-    UserModel.is_admin,
-    UserModel.activated_at,
-    UserModel.last_login_at,
-    UserModel.created_at,
-    UserModel.updated_at,
-)
-_RECORD = _RECORDS.where(UserModel.id == bindparam("user_id"))
+RECORDS = select(*(getattr(UserModel, column.name) for column in fields(UserRecord))).execution_options(is_plain=True)
+_RECORD = RECORDS.where(UserModel.id == bindparam("user_id"))
 
 Order = Literal["newest", "oldest"]
-UserRecord = Row[UUID, str, str | None, bool, bool, datetime | None, datetime | None, datetime, datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +47,31 @@ class UserRepository(BaseRepository[UserModel]):
 
     async def get_record(self, user_id: UUID) -> UserRecord:
         """Every column of a user that anybody may ever see. Raises `UserNotFoundError`."""
-        row = (await self._session.execute(_RECORD, {"user_id": user_id})).one_or_none()
-        if row is None:
+        record = await self.find_record(user_id)
+        if record is None:
             raise UserNotFoundError
-        return row
+        return record
+
+    async def find_record(self, user_id: UUID) -> UserRecord | None:
+        row = (await self._session.execute(_RECORD, {"user_id": user_id})).one_or_none()
+        return None if row is None else UserRecord(*row)
 
     async def list_records(
-        self, which: UserFilter, *, order: Order, limit: int, after: UUID | None
+        self, filters: UserFilter, *, order: Order, limit: int, after: UUID | None
     ) -> Sequence[UserRecord]:
         """In the order of ids, and so of age, from behind the id `after`. However far behind, it costs the same."""
-        query = _RECORDS.where(*_matches(which)).limit(limit)
+        query = RECORDS.where(*_matches(filters)).limit(limit)
         if order == "oldest":
             query = query.order_by(UserModel.id).where(UserModel.id > after if after else true())
         else:
             query = query.order_by(UserModel.id.desc()).where(UserModel.id < after if after else true())
-        return (await self._session.execute(query)).all()
+        return [UserRecord(*row) for row in await self._session.execute(query)]
 
-    async def count_records(self, which: UserFilter) -> int:
+    async def count_records(self, filters: UserFilter) -> int:
         """Reads every row that matches."""
-        return (await self._session.scalars(select(func.count()).select_from(UserModel).where(*_matches(which)))).one()
+        return (
+            await self._session.scalars(select(func.count()).select_from(UserModel).where(*_matches(filters)))
+        ).one()
 
     async def find_owner(self, email: str) -> UserModel | None:
         """The one activated row of an address, disabled or not. Flows look up by address in no other way."""
@@ -91,9 +88,8 @@ class UserRepository(BaseRepository[UserModel]):
 
     async def lock_address(self, email: str, *, and_user: UUID | None = None, and_admins: bool = False) -> None:
         """Lock the rows of an address (and one more, and the active administrators), in the order of their ids, before
-        tokens and sessions: flows that take locks in one order cannot wait for each other in a circle. Rows that refer
-        to these may be inserted meanwhile: a mail about somebody else's account waits for nobody. (SQLite has one
-        writer at a time.)"""
+        tokens and sessions: this lock order prevents deadlocks. Rows that refer to these may be inserted meanwhile: an
+        email about somebody else's account waits for nobody. (SQLite has one writer at a time.)"""
         await self._lock(UserModel.email == email, UserModel.id == and_user, and_admins=and_admins)
 
     async def lock_addresses(self, emails: Collection[str]) -> None:
@@ -135,7 +131,7 @@ class UserRepository(BaseRepository[UserModel]):
         )
         return await self._session.scalar(statement) is not None
 
-    async def claim_log_in(self, user_id: UUID, *, seen_hash: str, new_hash: str) -> bool:
+    async def record_login(self, user_id: UUID, *, seen_hash: str, new_hash: str) -> bool:
         """Record a log-in whose password was verified against `seen_hash`, and upgrade that hash.
 
         False if the password has changed, or the account has been disabled or deleted, while it was verified.
@@ -144,30 +140,17 @@ class UserRepository(BaseRepository[UserModel]):
             update(UserModel)
             .where(UserModel.id == user_id, UserModel.hashed_password == seen_hash, UserModel.is_active)
             .values(last_login_at=utc_now(), hashed_password=new_hash)
-            .returning(UserModel.id)
         )
-        return (await self._session.scalars(statement)).one_or_none() is not None
+        return await self._count_changed(statement) == 1
 
     async def set_password(self, user_id: UUID, hashed_password: str) -> bool:
         """False if the account is disabled or gone."""
-        statement = (
-            update(UserModel)
-            .where(UserModel.id == user_id, UserModel.is_active)
-            .values(hashed_password=hashed_password)
-            .returning(UserModel.id)
-        )
-        return (await self._session.scalars(statement)).one_or_none() is not None
+        return await self._update_active(user_id, hashed_password=hashed_password)
 
     async def set_email(self, user_id: UUID, email: str) -> bool:
         """False if the account is disabled or gone. Raises `UserEmailTakenError` if another owns the address."""
-        statement = (
-            update(UserModel)
-            .where(UserModel.id == user_id, UserModel.is_active)
-            .values(email=email)
-            .returning(UserModel.id)
-        )
         with self._conflicts_named():
-            return (await self._session.scalars(statement)).one_or_none() is not None
+            return await self._update_active(user_id, email=email)
 
     async def update(self, user_id: UUID, values: Mapping[str, object]) -> None:
         await self._session.execute(update(UserModel).where(UserModel.id == user_id).values(**values))
@@ -182,7 +165,7 @@ class UserRepository(BaseRepository[UserModel]):
         return (await self._session.scalars(query)).one_or_none()
 
     async def demote_invited(self) -> None:
-        """Let no invitation that waits make an administrator."""
+        """Let no invitation that waits make an administrator: whoever sent it may have lost that right themselves."""
         await self._session.execute(
             update(UserModel).where(UserModel.activated_at.is_(None), UserModel.is_admin).values(is_admin=False)
         )
@@ -190,7 +173,7 @@ class UserRepository(BaseRepository[UserModel]):
     async def add_unless_owned(self, accounts: Sequence[Mapping[str, object]]) -> Mapping[str, UUID]:
         """Insert accounts, but for those whose address is owned by now; the ids of those inserted, by their addresses.
 
-        In the order of their addresses: two who insert the same at once would else wait for each other in a circle.
+        In the order of their addresses, or two who insert the same at once could end in a deadlock.
         """
         insert = sqlite.insert if self._is_sqlite else postgresql.insert
         statement = (
@@ -212,7 +195,7 @@ class UserRepository(BaseRepository[UserModel]):
         """
         query = (
             select(UserModel)
-            .where(UserModel.email == email, UserModel.activated_at.is_(None), _awaits(TokenPurpose.ACTIVATION))
+            .where(UserModel.email == email, UserModel.activated_at.is_(None), _awaits_activation())
             .order_by(UserModel.id.desc())
             .limit(limit)
         )
@@ -231,10 +214,9 @@ class UserRepository(BaseRepository[UserModel]):
             update(UserModel)
             .where(UserModel.id == user_id, UserModel.activated_at.is_(None))
             .values(activated_at=utc_now(), is_active=True, signed_up_from=None, **password)
-            .returning(UserModel.id)
         )
         with self._conflicts_named():
-            return (await self._session.scalars(statement)).one_or_none() is not None
+            return await self._count_changed(statement) == 1
 
     async def delete_pending(self, *emails: str) -> None:
         """Delete the sign-ups of an address that still wait, with their tokens."""
@@ -245,26 +227,30 @@ class UserRepository(BaseRepository[UserModel]):
     async def delete_abandoned(self, created_before: datetime) -> int:
         """Forget sign-ups and invitations that no link can activate any more; how many they were.
 
-        Rows that somebody has locked are left for the next time: waiting for them could become a circle.
+        Rows that somebody has locked are left for the next time: waiting for them could end in a deadlock.
         """
         abandoned = (
             select(UserModel.id)
             .where(
                 UserModel.activated_at.is_(None),
                 UserModel.created_at < created_before,
-                ~_awaits(TokenPurpose.ACTIVATION, TokenPurpose.INVITATION),
+                ~_awaits_activation(),
+                ~_awaits_acceptance(),
             )
             .with_for_update(skip_locked=True)
         )
-        statement = delete(UserModel).where(UserModel.id.in_(abandoned)).returning(UserModel.id)
-        return len((await self._session.scalars(statement)).all())
+        return await self._count_changed(delete(UserModel).where(UserModel.id.in_(abandoned)))
 
-    async def _lock(self, *which: ColumnElement[bool], and_admins: bool) -> None:
+    async def _update_active(self, user_id: UUID, **values: object) -> bool:
+        statement = update(UserModel).where(UserModel.id == user_id, UserModel.is_active).values(**values)
+        return await self._count_changed(statement) == 1
+
+    async def _lock(self, *conditions: ColumnElement[bool], and_admins: bool) -> None:
         if self._is_sqlite:
             return
         admins = (_is_active_admin(),) if and_admins else ()
         await self._session.execute(
-            select(UserModel.id).where(or_(*which, *admins)).order_by(UserModel.id).with_for_update(key_share=True)
+            select(UserModel.id).where(or_(*conditions, *admins)).order_by(UserModel.id).with_for_update(key_share=True)
         )
 
 
@@ -272,30 +258,38 @@ def _is_active_admin() -> ColumnElement[bool]:
     return and_(UserModel.is_admin, UserModel.is_active, UserModel.activated_at.is_not(None))
 
 
-def _matches(which: UserFilter) -> Sequence[ColumnElement[bool]]:
+def _matches(filters: UserFilter) -> Sequence[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
-    conditions.append(UserModel.activated_at.is_(None) if which.pending else UserModel.activated_at.is_not(None))
-    if which.email is not None:
-        conditions.append(UserModel.email == which.email)
-    if which.name is not None:
-        conditions.append(UserModel.name.icontains(which.name, autoescape=True))
-    if which.is_active is not None:
-        conditions.append(UserModel.is_active == which.is_active)
-    if which.is_admin is not None:
-        conditions.append(UserModel.is_admin == which.is_admin)
+    conditions.append(UserModel.activated_at.is_(None) if filters.pending else UserModel.activated_at.is_not(None))
+    if filters.email is not None:
+        conditions.append(UserModel.email == filters.email)
+    if filters.name is not None:
+        conditions.append(UserModel.name.icontains(filters.name, autoescape=True))
+    if filters.is_active is not None:
+        conditions.append(UserModel.is_active == filters.is_active)
+    if filters.is_admin is not None:
+        conditions.append(UserModel.is_admin == filters.is_admin)
     return conditions
 
 
-def _awaits(*purposes: TokenPurpose) -> ColumnElement[bool]:
-    """Whether a link for this that works was sent, or a mail that will bring one waits: its kind has the same name."""
+def _awaits_activation() -> ColumnElement[bool]:
+    return _awaits(TokenPurpose.ACTIVATION, EmailKind.ACTIVATION)
+
+
+def _awaits_acceptance() -> ColumnElement[bool]:
+    return _awaits(TokenPurpose.INVITATION, EmailKind.INVITATION)
+
+
+def _awaits(purpose: TokenPurpose, kind: EmailKind) -> ColumnElement[bool]:
+    """Whether a link for this that works was sent, or an email that will bring one waits."""
     has_link = exists().where(
         UserTokenModel.user_id == UserModel.id,
-        UserTokenModel.purpose.in_(purposes),
+        UserTokenModel.purpose == purpose,
         UserTokenModel.expires_at > utc_now(),
     )
-    has_mail = exists().where(
+    has_email = exists().where(
         OutboxEmailModel.user_id == UserModel.id,
-        OutboxEmailModel.kind.in_(purposes),
+        OutboxEmailModel.kind == kind,
         OutboxEmailModel.status == OutboxStatus.QUEUED,
     )
-    return or_(has_link, has_mail)
+    return or_(has_link, has_email)

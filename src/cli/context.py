@@ -1,0 +1,37 @@
+"""The use cases as the command line has them. Whoever runs it is the operator; what is refused ends a command."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from src.cli.output import fail, in_database
+from src.core.exceptions import AppException
+from src.core.settings import get_settings
+from src.db.database import AsyncDatabaseManager
+from src.db.unit_of_work import open_unit_of_work
+from src.services import Context, Runtime
+
+Result = TypeVar("Result")
+
+
+def with_context(work: Callable[[Context], Awaitable[Result]]) -> Result:
+    """What the work makes of a context, on the database of DATABASE_URL.
+
+    Ends the command with its sentence if a service refuses. Emails are queued where SMTP is configured: a running
+    service or worker sends them.
+    """
+
+    async def run(database: AsyncDatabaseManager) -> Result:
+        runtime = Runtime.from_settings(get_settings())
+        async with open_unit_of_work(database) as uow:
+            return await work(Context.new(runtime, uow, email=runtime.email))
+
+    try:
+        return in_database(run)
+    except AppException as refusal:
+        fail(_sentence(refusal))
+
+
+def _sentence(refusal: AppException) -> str:
+    """What is wrong with which field, where it is known."""
+    fields = [f"The {field['field']} {field['reason']}." for field in refusal.details.get("fields", [])]
+    return " ".join(fields) or refusal.detail

@@ -1,0 +1,28 @@
+"""Vocabularies that are stored, and that several layers name."""
+
+from enum import StrEnum
+
+
+class TokenPurpose(StrEnum):
+    """What a one-time token may be used for; it is good for nothing else."""
+
+    ACTIVATION = "activation"
+    PASSWORD_RESET = "password_reset"
+    EMAIL_CHANGE = "email_change"
+    EMAIL_REVERT = "email_revert"
+    INVITATION = "invitation"
+
+
+class EmailKind(StrEnum):
+    """Which email it is: `src.email.catalogue` has a row for each, `src/email/templates/<locale>` a file."""
+
+    ACTIVATION = "activation"
+    ALREADY_REGISTERED = "already_registered"
+    PASSWORD_RESET = "password_reset"
+    EMAIL_CHANGE = "email_change"
+    PASSWORD_CHANGED = "password_changed"
+    EMAIL_CHANGED = "email_changed"
+    REFRESH_REPLAYED = "refresh_replayed"
+    ACCOUNT_DELETED = "account_deleted"
+    ACCOUNT_REMOVED = "account_removed"
+    INVITATION = "invitation"

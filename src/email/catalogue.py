@@ -1,0 +1,111 @@
+"""The emails, a row for each kind: the link that it brings, whether it is a notice, and when it is pointless.
+
+A new email is a row here and a template for each language; one with a link also needs its setting and a page.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from src.core.kinds import EmailKind, TokenPurpose
+from src.core.settings import Settings
+from src.core.users import UserRecord
+
+IsPointless = Callable[
+    [UserRecord | None, str], bool
+]  # the user whom it is about, if they are there, and the recipient
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The one-time token that an email brings, and the URL around it."""
+
+    purpose: TokenPurpose
+    lifetime: Callable[[Settings], timedelta]
+    url_template: Callable[[Settings], str]
+    moves_account: bool = False  # to the address that the email goes to
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """A notice tells an owner of something that has happened, so nobody may be able to silence it: it has no limit."""
+
+    link: Link | None = None
+    is_notice: bool = False
+    is_pointless: IsPointless = lambda _user, _to: False
+
+
+def _unless_pending(user: UserRecord | None, to: str) -> bool:
+    return user is None or user.activated_at is not None or user.email != to
+
+
+def _unless_owner(user: UserRecord | None, to: str) -> bool:
+    return user is None or user.email != to
+
+
+def _unless_active_owner(user: UserRecord | None, to: str) -> bool:
+    return user is None or not user.is_active or user.email != to
+
+
+def _unless_active(user: UserRecord | None, _to: str) -> bool:
+    return user is None or not user.is_active
+
+
+def _if_disabled(user: UserRecord | None, _to: str) -> bool:
+    return user is not None and not user.is_active
+
+
+CATALOGUE: Mapping[EmailKind, CatalogueEntry] = {
+    EmailKind.ACTIVATION: CatalogueEntry(
+        Link(
+            TokenPurpose.ACTIVATION,
+            lambda settings: timedelta(seconds=settings.auth_activation_ttl_seconds),
+            lambda settings: settings.auth_activation_url_template,
+        ),
+        is_pointless=_unless_pending,
+    ),
+    EmailKind.INVITATION: CatalogueEntry(
+        Link(
+            TokenPurpose.INVITATION,
+            lambda settings: timedelta(seconds=settings.auth_invitation_ttl_seconds),
+            lambda settings: settings.auth_invitation_url_template,
+        ),
+        is_pointless=_unless_pending,
+    ),
+    EmailKind.ALREADY_REGISTERED: CatalogueEntry(is_pointless=_unless_owner),
+    EmailKind.PASSWORD_RESET: CatalogueEntry(
+        Link(
+            TokenPurpose.PASSWORD_RESET,
+            lambda settings: timedelta(seconds=settings.auth_password_reset_ttl_seconds),
+            lambda settings: settings.auth_password_reset_url_template,
+        ),
+        is_pointless=_unless_active_owner,
+    ),
+    EmailKind.EMAIL_CHANGE: CatalogueEntry(
+        Link(
+            TokenPurpose.EMAIL_CHANGE,
+            lambda settings: timedelta(seconds=settings.auth_email_change_ttl_seconds),
+            lambda settings: settings.auth_email_change_url_template,
+            moves_account=True,
+        ),
+        is_pointless=_unless_active,
+    ),
+    # It goes to the address that the account has left, and is sent without its link if the account is gone.
+    EmailKind.EMAIL_CHANGED: CatalogueEntry(
+        Link(
+            TokenPurpose.EMAIL_REVERT,
+            lambda _settings: timedelta(days=7),
+            lambda _settings: "{SERVER_PUBLIC_URL}/email-revert?token={token}",
+            moves_account=True,
+        ),
+        is_notice=True,
+        is_pointless=_if_disabled,
+    ),
+    EmailKind.PASSWORD_CHANGED: CatalogueEntry(is_notice=True),
+    EmailKind.REFRESH_REPLAYED: CatalogueEntry(is_notice=True),
+    EmailKind.ACCOUNT_DELETED: CatalogueEntry(is_notice=True),
+    EmailKind.ACCOUNT_REMOVED: CatalogueEntry(is_notice=True),
+}
+
+# What a new password or address cancels while it waits. The notice that undoes an address change is not among them.
+LINK_KINDS = tuple(kind for kind, entry in CATALOGUE.items() if entry.link and not entry.is_notice)

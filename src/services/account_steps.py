@@ -1,0 +1,35 @@
+"""Steps that several use cases take on an account, each in the caller's transaction. None commits."""
+
+from uuid import UUID
+
+from src.core.exceptions import LastAdminError
+from src.core.kinds import EmailKind
+from src.db.models import UserModel
+from src.db.unit_of_work import UnitOfWork
+from src.email.catalogue import LINK_KINDS
+
+
+async def revoke_credentials(uow: UnitOfWork, user_id: UUID, *, keep_session: UUID | None = None) -> None:
+    """End all that lets somebody in: the links that were mailed, the emails that would bring one, and every session but
+    the one to keep. The link that undoes an address change stays."""
+    await uow.tokens.revoke_all(user_id)
+    await uow.emails.cancel(user_id, LINK_KINDS)
+    await uow.sessions.revoke_all(user_id, except_id=keep_session)
+
+
+async def require_another_admin(uow: UnitOfWork, user_id: UUID) -> None:
+    """Raises `LastAdminError` if nobody else is an active administrator. They must be locked, or it could change."""
+    if not await uow.users.has_other_admin(user_id):
+        raise LastAdminError
+
+
+async def erase_account(uow: UnitOfWork, user: UserModel) -> None:
+    """Delete an account, locked with all administrators, and all that belongs to it; of the emails to its owner, only
+    the notices stay until they are sent. Raises `LastAdminError`."""
+    if user.is_active_admin:
+        await require_another_admin(uow, user.id)
+        await uow.users.demote_invited()
+    await uow.emails.forget_address(user.email)
+    await uow.emails.detach_from_user(user.id, [EmailKind.EMAIL_CHANGED])
+    await uow.users.delete_pending(user.email)
+    await uow.users.delete(user)

@@ -1,0 +1,123 @@
+"""What every use case works with, put together once for requests, the command line and tests."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Self
+from uuid import UUID
+
+from src.core.callers import Caller
+from src.core.kinds import EmailKind
+from src.core.origin import RequestOrigin
+from src.core.passwords import HashPool, PasswordHasher, never_disconnected
+from src.core.settings import Settings
+from src.core.tokens import TokenSigner
+from src.db.models import EventKind
+from src.db.unit_of_work import UnitOfWork
+from src.email import EmailUtils, SendsEmail
+from src.services.audit import Audit, AuditEvent
+from src.services.outbox import Outbox, issue_link
+
+
+def no_dispatcher() -> None:
+    """Without a dispatcher in this process, emails are found by the polling of another."""
+
+
+@dataclass(slots=True)
+class Runtime:
+    """What a process makes of its settings once."""
+
+    settings: Settings
+    hash_pool: HashPool
+    signer: TokenSigner
+    email: SendsEmail | None  # None where SMTP is not configured
+    wake_dispatcher: Callable[[], None] = no_dispatcher
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        return cls(
+            settings,
+            HashPool(threads=settings.auth_hash_threads, queue_size=settings.auth_hash_queue_size),
+            TokenSigner.from_settings(settings),
+            EmailUtils.from_settings(settings),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One unit of work, and all that goes with it. Services take it alone."""
+
+    uow: UnitOfWork
+    settings: Settings
+    passwords: PasswordHasher
+    signer: TokenSigner
+    origin: RequestOrigin
+    audit: Audit
+    outbox: Outbox
+
+    @classmethod
+    def new(
+        cls,
+        runtime: Runtime,
+        uow: UnitOfWork,
+        *,
+        email: SendsEmail | None,
+        origin: RequestOrigin | None = None,
+        is_disconnected: Callable[[], Awaitable[bool]] = never_disconnected,
+    ) -> Self:
+        """`email` is what carries emails; without it, links are in the responses."""
+        settings, origin = runtime.settings, origin or RequestOrigin()
+        return cls(
+            uow,
+            settings,
+            PasswordHasher(runtime.hash_pool, settings.auth_bcrypt_rounds, is_disconnected),
+            runtime.signer,
+            origin,
+            Audit(uow, origin=origin.address, fingerprint=runtime.signer.fingerprint),
+            Outbox(
+                uow,
+                is_wired=email is not None,
+                limit_per_hour=settings.email_limit_per_hour,
+                wake=runtime.wake_dispatcher,
+            ),
+        )
+
+    @property
+    def link_in_response(self) -> bool:
+        """Whether whoever signs up or invites gets the link in the response, rather than by email."""
+        return not self.outbox.is_wired or self.settings.auth_return_token_in_response
+
+    def recording(
+        self, kind: EventKind, *, by: Caller | None = None, user_id: UUID | None = None
+    ) -> AbstractAsyncContextManager[AuditEvent]:
+        """See `Audit.recording`."""
+        return self.audit.recording(kind, by=by, user_id=user_id)
+
+    async def commit(self, event: AuditEvent | None = None, *, failure: str | None = None) -> None:
+        """Record the event and commit, both or neither; then the emails that were queued are on their way."""
+        if event:
+            await self.audit.add(event, failure=failure)
+        await self.uow.commit()
+        self.outbox.wake()
+
+    async def notify(self, kind: EmailKind, *, to: str, user_id: UUID | None, **content: str | None) -> None:
+        """Queue an email that says where the request came from."""
+        await self.outbox.queue(kind, to=to, user_id=user_id, where=self.origin.address, **content)
+
+    async def issue_link(
+        self, kind: EmailKind, user_id: UUID, *, new_email: str | None = None, session_id: UUID | None = None
+    ) -> str:
+        """The link that an email of this kind brings, for a response."""
+        return await issue_link(
+            self.uow.tokens, self.settings, kind, user_id, new_email=new_email, session_id=session_id
+        )
+
+
+class Service:
+    """The use cases of an area. One public method is one use case is one transaction: its commit is its last act before
+    success, and public methods do not call each other."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.uow = context.uow
+        self.settings = context.settings
