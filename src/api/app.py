@@ -65,7 +65,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestMiddleware)
     app.add_middleware(StartupChecks, check=lambda: _check_start(app))
     errors.install(app)
-    for module in (accounts, sessions, credentials, users, audit_events, well_known, health, pages):
+    # In the order in which they are asked most: a path is tried against one route after the other.
+    for module in (users, sessions, credentials, accounts, well_known, health, audit_events, pages):
         app.include_router(module.router)
     app.add_api_route("/", _home, include_in_schema=False)
     logging.getLogger("uvicorn.access").addFilter(_drop_query)

@@ -1,6 +1,7 @@
 """What routes are given. `db` is the one way to the database: overriding `db.session_dependency` moves a whole app.
 
-All are `async def`: FastAPI runs a plain function in a thread, which costs more than most of these do.
+All are `async def`: FastAPI runs a plain function in a thread, which costs more than most of these do. And they are few
+and flat: it goes through all that a dependency needs anew wherever the dependency is named.
 """
 
 from ipaddress import ip_address
@@ -95,8 +96,7 @@ _authorization = OAuth2(
 async def get_optional_caller(
     request: Request,
     header: Annotated[str | None, Depends(_authorization)],
-    uow: UnitOfWorkDep,
-    runtime: RuntimeDep,
+    session: SessionDep,
 ) -> AuthenticatedUser | AuthenticatedClient | None:
     """Who is asking; nobody, without a token. One that is not good is a 401, never silently a stranger (RFC 6750)."""
     if "authorization" not in request.headers:
@@ -104,7 +104,7 @@ async def get_optional_caller(
     scheme, _, token = (header or "").partition(" ")
     if scheme.lower() != "bearer":
         raise InvalidAccessTokenError
-    claims = runtime.signer.read_access(token)
+    claims, uow = runtime_of(request.app).signer.read_access(token), UnitOfWork(session)
     caller: AuthenticatedUser | AuthenticatedClient | None
     if isinstance(claims, AuthenticatedClient):
         caller = claims if await uow.clients.is_live(claims.client_id) else None

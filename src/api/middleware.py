@@ -111,8 +111,8 @@ class DropQuery(logging.Filter):
 
 
 class StartupChecks:
-    """Runs a check before the lifespan. If it refuses, the server logs the reason alone; what the lifespan raises itself
-    is logged with its traceback."""
+    """Runs a check before the lifespan. If it refuses, the server logs the reason alone: what the lifespan raises
+    itself is logged under a traceback."""
 
     def __init__(self, app: ASGIApp, *, check: Callable[[], Awaitable[None]]) -> None:
         self._app = app

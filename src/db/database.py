@@ -185,6 +185,10 @@ class DatabaseSession(AsyncSession):
         self._has_write_lock = False
         self.is_autocommit = False
 
+    async def __aexit__(self, *exception: Any) -> None:
+        if self.in_transaction() or self._has_write_lock:  # closing is a task of its own, which reads need not pay for
+            await super().__aexit__(*exception)
+
     async def begin_writing(self) -> None:
         """Open the transaction that will write, on a connection that answers.
 

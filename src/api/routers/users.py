@@ -3,15 +3,15 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from src.api.dependencies import (
     ContextDep,
     OptionalCaller,
-    RuntimeDep,
     UncheckedUsersWriter,
     UnitOfWorkDep,
     UsersReader,
+    runtime_of,
 )
 from src.api.errors import BODY_ERRORS, TOKEN_ERRORS, document
 from src.api.etags import IfMatch, etag_of
@@ -85,7 +85,7 @@ async def invite_user(body: InviteRequest, context: ContextDep, caller: Unchecke
     responses=document(ValidationException, InvalidAccessTokenError, UserNotFoundError),
 )
 async def read_user(
-    user_id: UUID, response: Response, uow: UnitOfWorkDep, runtime: RuntimeDep, caller: OptionalCaller
+    user_id: UUID, request: Request, response: Response, uow: UnitOfWorkDep, caller: OptionalCaller
 ) -> UserRecord | PublicProfile:
     """A user: the whole record for themselves, administrators and services with `users:read`, the public profile for
     anyone else (unless USERS_PUBLIC_PROFILES=false hides it).
@@ -93,7 +93,7 @@ async def read_user(
     No token is needed for the public profile; one that is not valid is refused all the same.
     """
     record = await uow.users.get_record(user_id)
-    if not (runtime.settings.users_public_profiles or _sees_all(caller, user_id)):
+    if not (runtime_of(request.app).settings.users_public_profiles or _sees_all(caller, user_id)):
         raise UserNotFoundError
     return _show(record, response, caller)
 
@@ -180,7 +180,6 @@ def _show(
     if _sees_all(caller, record.id):
         response.headers["ETag"] = etag_of(record)
         return record
-    profile = PublicProfile.model_validate(record)
     # Of what is shown alone: a tag of the whole record would tell strangers when its owner logs in.
-    response.headers["ETag"] = etag_of(profile)
-    return profile
+    response.headers["ETag"] = etag_of((record.id, record.name, record.is_active, record.created_at))
+    return PublicProfile.model_validate(record)
