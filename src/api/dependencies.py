@@ -8,7 +8,10 @@ from ipaddress import ip_address
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request, Security
-from fastapi.security import OAuth2, SecurityScopes
+from fastapi.openapi.models import OAuth2 as OAuth2Model
+from fastapi.openapi.models import OAuthFlowClientCredentials, OAuthFlowPassword, OAuthFlows
+from fastapi.security import SecurityScopes
+from fastapi.security.base import SecurityBase
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from src.core.callers import AuthenticatedClient, AuthenticatedUser, Scope, require
@@ -84,38 +87,39 @@ _SCOPES = {
 
 
 _TOKEN_URL = "/auth/token"
-_authorization = OAuth2(
-    flows={
-        "password": {"tokenUrl": _TOKEN_URL, "scopes": {}},
-        "clientCredentials": {"tokenUrl": _TOKEN_URL, "scopes": {**_SCOPES}},
-    },
-    auto_error=False,
-)
 
 
-async def get_optional_caller(
-    request: Request,
-    header: Annotated[str | None, Depends(_authorization)],
-    session: SessionDep,
-) -> AuthenticatedUser | AuthenticatedClient | None:
+class BearerToken(SecurityBase):
     """Who is asking; nobody, without a token. One that is not good is a 401, never silently a stranger (RFC 6750)."""
-    if "authorization" not in request.headers:
-        return None
-    scheme, _, token = (header or "").partition(" ")
-    if scheme.lower() != "bearer":
-        raise InvalidAccessTokenError
-    claims, uow = runtime_of(request.app).signer.read_access(token), UnitOfWork(session)
-    caller: AuthenticatedUser | AuthenticatedClient | None
-    if isinstance(claims, AuthenticatedClient):
-        caller = claims if await uow.clients.is_live(claims.client_id) else None
-    else:
-        caller = await uow.sessions.find_caller(claims.user_id, claims.session_id)
-    if caller is None:
-        raise InvalidAccessTokenError
-    return caller
+
+    def __init__(self) -> None:
+        self.scheme_name = "OAuth2"
+        self.model = OAuth2Model(
+            flows=OAuthFlows(
+                password=OAuthFlowPassword(tokenUrl=_TOKEN_URL),
+                clientCredentials=OAuthFlowClientCredentials(tokenUrl=_TOKEN_URL, scopes={**_SCOPES}),
+            )
+        )
+
+    async def __call__(self, request: Request, session: SessionDep) -> AuthenticatedUser | AuthenticatedClient | None:
+        header = request.headers.get("authorization")
+        if header is None:
+            return None
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() != "bearer":
+            raise InvalidAccessTokenError
+        claims, uow = runtime_of(request.app).signer.read_access(token), UnitOfWork(session)
+        caller: AuthenticatedUser | AuthenticatedClient | None
+        if isinstance(claims, AuthenticatedClient):
+            caller = claims if await uow.clients.is_live(claims.client_id) else None
+        else:
+            caller = await uow.sessions.find_caller(claims.user_id, claims.session_id)
+        if caller is None:
+            raise InvalidAccessTokenError
+        return caller
 
 
-OptionalCaller = Annotated[AuthenticatedUser | AuthenticatedClient | None, Depends(get_optional_caller)]
+OptionalCaller = Annotated[AuthenticatedUser | AuthenticatedClient | None, Depends(BearerToken())]
 
 
 async def get_caller(caller: OptionalCaller) -> AuthenticatedUser | AuthenticatedClient:

@@ -185,7 +185,7 @@ class DatabaseSession(AsyncSession):
         self._has_write_lock = False
         self.is_autocommit = False
 
-    async def __aexit__(self, *exception: Any) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         if self.in_transaction() or self._has_write_lock:  # closing is a task of its own, which reads need not pay for
             await super().__aexit__(*exception)
 
