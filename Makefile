@@ -37,7 +37,7 @@ check: lint test test-slow ## All that CI runs, and how much of the code it reac
 	@rm .coverage
 
 migrate: install ## Bring the database of DATABASE_URL to this version's tables
-	$(BIN)/alembic upgrade head
+	$(BIN)/python -m src migrate
 
 migration: install ## Write a migration from the models: make migration m="add a column"
 	$(BIN)/alembic revision --autogenerate -m "$(m)"

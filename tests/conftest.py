@@ -43,6 +43,7 @@ from src.db.migrations import migrate  # noqa: E402
 from src.email import Message  # noqa: E402
 from src.services import Runtime  # noqa: E402
 from src.services import Runtime  # noqa: E402
+from src.services import Runtime  # noqa: E402
 from src.services.outbox import Dispatcher  # noqa: E402
 
 DATABASES = ("sqlite", "postgresql")

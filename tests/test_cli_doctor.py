@@ -556,7 +556,7 @@ class TestSmtp:
         [(status, told)] = examine(**environment).of("smtp")
 
         assert status == "ok"
-        assert "would take mail after the log-in (SMTP_TLS=starttls)" in told
+        assert "would take emails after the log-in (SMTP_TLS=starttls)" in told
         assert (server.tried > 0, server.mails) == (True, [])
 
     def test_one_without_log_in_is_well(self) -> None:

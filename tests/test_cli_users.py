@@ -145,7 +145,7 @@ class TestCreateAdmin:
         refused = await make_admin(empty_url)
 
         assert (refused.exit_code, refused.stdout) == (1, "")
-        assert "run `python -m alembic upgrade head`" in refused.stderr
+        assert "run `python -m src migrate`" in refused.stderr
 
     @pytest.mark.slow
     def test_it_asks_for_the_password_twice_and_never_shows_it(self, migrated_sqlite_copy: str) -> None:

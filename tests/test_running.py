@@ -105,7 +105,7 @@ def test_a_database_that_is_behind_stops_the_start_with_one_clear_sentence(empty
     with run_service(tmp_path, DATABASE_URL=empty_url) as service:
         assert service.process.wait(20) != 0
 
-        assert "run `python -m alembic upgrade head` (`make migrate`)" in service.log
+        assert "run `python -m src migrate`" in service.log
         assert "Traceback" not in service.log
 
 

@@ -40,7 +40,7 @@ TAGS = [
     {"name": "Sessions", "description": "Log in, stay logged in, log out."},
     {"name": "My account", "description": "Change, recover, leave."},
     {"name": "Users", "description": "What is known of users and to whom, and what administrators and services do."},
-    {"name": "Audit", "description": "What has happened: every act that matters to security, done or refused."},
+    {"name": "Audit", "description": "What has happened: everything that matters to security, done or refused."},
     {"name": "Discovery", "description": "What other services need to verify access tokens by themselves."},
     {"name": "Health", "description": "For orchestrators and load balancers."},
 ]

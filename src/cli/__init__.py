@@ -42,7 +42,7 @@ def migrate_database() -> None:
 
 @app.command("purge")
 def purge_now(*, as_json: AsJson = False) -> None:
-    """Forget expired tokens, ended sessions, sign-ups that nobody confirmed, sent mails and old events.
+    """Forget expired tokens, ended sessions, sign-ups that nobody confirmed, sent emails and old events.
 
     The service does so by itself.
     """

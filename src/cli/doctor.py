@@ -1,6 +1,6 @@
-"""`python -m src doctor`: looks at all that the service needs, changes none of it, and says what to do.
+"""`python -m src doctor`: checks all that the service needs, changes none of it, and says what to do.
 
-A check never raises. What it finds is a value, with no secret in it; what it could not look at is a finding as well.
+A check never raises. What it finds is a value, with no secret in it; what it could not check is a finding as well.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class Finding:
     status: Status
     text: str
     advice: str = ""
-    blocks: str = ""  # why the checks that need this one cannot look
+    blocks: str = ""  # why the checks that need this one cannot run
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +261,7 @@ def _check_key_files(keys: Sequence[Key], settings: Settings) -> Iterator[Findin
             yield Finding("keys", status, f"{who} on this machine may open {key.path}.", f"chmod 600 {key.path}")
 
 
-# --- mail ---
+# --- email ---
 
 
 async def check_smtp(settings: Settings) -> Sequence[Finding]:
@@ -278,11 +278,11 @@ async def check_smtp(settings: Settings) -> Sequence[Finding]:
         text, advice = _explain(error)
         return [Finding("smtp", "problem", f"{server} {text}.", advice)]
     login = "after the log-in" if email.username else "without a log-in"
-    return [Finding("smtp", "ok", f"{server} would take mail {login} (SMTP_TLS={email.tls}).")]
+    return [Finding("smtp", "ok", f"{server} would take emails {login} (SMTP_TLS={email.tls}).")]
 
 
 def _explain(error: BaseException) -> tuple[str, str]:
-    """What failed, and what to look at. The server's own words are left out: they may quote what it was sent."""
+    """What failed, and what to check. The server's own words are left out: they may quote what it was sent."""
     match error:
         case aiosmtplib.SMTPAuthenticationError():
             return f"refuses the log-in ({error.code})", "Check SMTP_USERNAME and SMTP_PASSWORD."

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 
 class AppException(Exception):  # noqa: N818 - the fixed name of the family; its leaves end in Error
-    """A refusal that the caller is told of. Subclasses set `status_code`, `code` and `message`."""
+    """A refusal that goes to the caller. Subclasses set `status_code`, `code` and `message`."""
 
     status_code: ClassVar[int] = 500
     code: ClassVar[str] = "INTERNAL_ERROR"
@@ -39,7 +39,7 @@ class InvalidCredentialsError(UnauthorizedException):
 
     code = "INVALID_CREDENTIALS"
     message = (
-        "E-mail address or password is wrong, or the address is not confirmed yet: look for the link in your mail."
+        "E-mail address or password is wrong, or the address is not confirmed yet: look for the link in your email."
     )
 
 

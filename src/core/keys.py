@@ -115,7 +115,7 @@ class KeyRing:
         return {"keys": [key.public_jwk() for key in self.access_keys]}
 
     def reload_if_changed(self) -> None:
-        """Read the folder again if files have come or gone; looks every `reload_seconds` at most."""
+        """Read the folder again if files have come or gone; checked every `reload_seconds` at most."""
         if time.monotonic() < self._checked_until:
             return
         files = _list_files(self._folder)
@@ -129,7 +129,7 @@ class KeyRing:
         except (NoKeysError, OSError) as error:
             if not self._access:
                 raise
-            # It may still be on its way here. The keys we know go on working, and the next look tries again.
+            # It may still be on its way here. The keys we know go on working, and the next reload tries again.
             log.warning("The keys stay as they are: %s", error)
             return
         self._access, self._refresh = access, refresh

@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _complete_smtp(self) -> Self:
         if self.smtp_host and "@" not in self.smtp_from:
-            raise ValueError("SMTP_HOST needs SMTP_FROM, the address that mail comes from")
+            raise ValueError("SMTP_HOST needs SMTP_FROM, the address that emails come from")
         return self
 
     @model_validator(mode="after")

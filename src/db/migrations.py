@@ -48,8 +48,8 @@ async def prepare(database: AsyncDatabaseManager, *, auto_migrate: bool) -> None
             "database must be writable for the user that the service runs as."
         ) from None
     raise DatabaseNotReadyError(
-        "The database's tables are not those that this version needs: run `python -m alembic upgrade head` "
-        "(`make migrate`), or set DATABASE_AUTO_MIGRATE=true."
+        "The database's tables are not those that this version needs: run `python -m src migrate`, "
+        "or set DATABASE_AUTO_MIGRATE=true."
     )
 
 

@@ -130,7 +130,7 @@ class AccountService(Service):
             return user.id
 
     async def resend_activation(self, email: str) -> None:
-        """Mail each of the newest live sign-ups of the address its own new link; an owner is told that they have an
+        """Mail each of the newest live sign-ups of the address its own new link; an owner gets a notice that they have an
         account. Does nothing where SMTP is not configured."""
         if not self.context.outbox.is_wired:
             return

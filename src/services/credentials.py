@@ -96,7 +96,7 @@ class CredentialService(Service):
         self, caller: AuthenticatedUser, *, new_email: str, current_password: str
     ) -> str | None:
         """Mail a link to the new address; returned only by the explicit setting. If the address has an owner, that
-        owner is told, and nobody else.
+        owner gets a notice, and nobody else.
 
         Raises `ValidationException` if the address is the caller's already.
         """

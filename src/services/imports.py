@@ -56,7 +56,7 @@ class Person(BaseModel):
         return None if isinstance(name, str) and not name.strip() else name
 
     def rights(self) -> str | None:
-        """What the event tells of the account."""
+        """What the event says of the account."""
         described = {"is_admin=true": self.is_admin, "is_active=false": not self.is_active}
         return " ".join(text for text, holds in described.items() if holds) or None
 

@@ -65,7 +65,7 @@ class Outbox:
         return True
 
     def wake(self) -> None:
-        """After a commit: let the dispatcher look at once, if something was queued."""
+        """After a commit: wake the dispatcher, if something was queued."""
         if self._has_queued:
             self._has_queued = False
             self._wake()
@@ -114,7 +114,7 @@ class Dispatcher:
         self._is_stopping = False
 
     def wake(self) -> None:
-        """Look at once. Called when a use case of this process has committed; those of others are found by polling."""
+        """Poll now. Called when a use case of this process has committed; those of others are found by polling."""
         self._awake.set()
 
     def stop(self) -> None:

@@ -71,7 +71,7 @@ class SessionService(Service):
             return self._pair(session.user_id, session.id, session.generation, _ends_at(session))
         await self.uow.begin()
         await self.uow.users.lock_users(session.user_id)
-        if not await self.uow.sessions.revoke(session.id):  # another replay was first, and has told of it
+        if not await self.uow.sessions.revoke(session.id):  # another replay was first, and its owner has been notified
             raise InvalidRefreshTokenError
         owner = await self.uow.users.get_record(session.user_id)
         await self.context.notify(EmailKind.REFRESH_REPLAYED, to=owner.email, user_id=owner.id)

@@ -101,7 +101,7 @@ class UserService(Service):
             return record
 
     async def delete(self, caller: Caller, user_id: UUID, *, precondition: Precondition | None = None) -> None:
-        """Remove a user and all that belongs to them; their owner is told. The address is free again.
+        """Remove a user and all that belongs to them; their owner gets a notice. The address is free again.
 
         Raises `LastAdminError` if no active administrator would remain.
         """

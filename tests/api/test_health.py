@@ -21,7 +21,7 @@ async def test_live_and_ready_on_a_migrated_database(service: Service) -> None:
 
 
 async def test_a_database_without_tables_is_not_ready_and_says_what_to_run(empty_url: str) -> None:
-    await assert_not_ready(empty_url, "The database is not migrated: run `python -m alembic upgrade head`.")
+    await assert_not_ready(empty_url, "The database is not migrated: run `python -m src migrate`.")
 
 
 async def test_a_database_that_is_away_is_not_ready_but_the_process_lives() -> None:

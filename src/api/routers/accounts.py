@@ -23,8 +23,8 @@ router = APIRouter(prefix="/auth", tags=["Accounts"])
 async def sign_up(body: SignUpRequest, context: ContextDep) -> SignUpResponse:
     """Begin an account. It becomes usable when the link that proves the address has been followed.
 
-    When links are mailed, the answer is the same whether or not the address already has an account. When they are in
-    the answer (no mail is configured), an address that has one is a 409.
+    When links are emailed, the answer is the same whether or not the address already has an account. When they are in
+    the answer (SMTP is not configured), an address that has one is a 409.
     """
     outcome = await AccountService(context).sign_up(
         email=body.email, password=body.password.get_secret_value(), name=body.name
@@ -57,6 +57,6 @@ async def accept_invitation(body: AcceptInvitationRequest, context: ContextDep) 
 
 @router.post("/activation/resend", status_code=202, responses=document(*BODY_ERRORS))
 async def resend_activation(body: EmailRequest, context: ContextDep) -> Accepted:
-    """Mail the activation link again. The answer is the same for every address."""
+    """Email the activation link again. The answer is the same for every address."""
     await AccountService(context).resend_activation(body.email)
     return Accepted(detail="If a sign-up with this address waits to be confirmed, a new link is on its way.")

@@ -22,7 +22,7 @@ router = APIRouter(tags=["Audit"])
 async def list_audit_events(
     query: Annotated[AuditEventQuery, Query()], uow: UnitOfWorkDep, _caller: AuditReader
 ) -> AuditEventPage:
-    """Every act that matters to security, done or refused, the newest first. For administrators, and services with
+    """Everything that matters to security, done or refused, the newest first. For administrators, and services with
     `audit:read`."""
     filters = EventFilter(**query.model_dump(exclude={"limit", "cursor"}))
     events = await uow.events.list_events(filters, limit=query.limit + 1, before=query.cursor)

@@ -33,7 +33,7 @@ async def read_me(response: Response, caller: CurrentUser) -> UserRecord:
 
 @router.post("/password-change", status_code=204, responses=_PASSWORD_ERRORS)
 async def change_password(body: PasswordChangeRequest, context: ContextDep, caller: CurrentUser) -> None:
-    """Replace the password. All other sessions end, and so does every link that was mailed."""
+    """Replace the password. All other sessions end, and so does every link that was emailed."""
     await CredentialService(context).change_password(
         caller,
         current_password=body.current_password.get_secret_value(),
@@ -43,7 +43,7 @@ async def change_password(body: PasswordChangeRequest, context: ContextDep, call
 
 @router.post("/password-reset/request", status_code=202, responses=document(*BODY_ERRORS))
 async def request_password_reset(body: EmailRequest, context: ContextDep) -> PasswordResetAccepted:
-    """Mail a link that sets a new password. The answer is the same for every address."""
+    """Email a link that sets a new password. The answer is the same for every address."""
     return PasswordResetAccepted(
         detail="If this address has an account, a link is on its way.",
         reset_url=await CredentialService(context).request_password_reset(body.email),
@@ -66,7 +66,7 @@ async def reset_password(body: PasswordResetRequest, context: ContextDep) -> Non
 async def request_email_change(
     body: EmailChangeRequest, context: ContextDep, caller: CurrentUser
 ) -> EmailChangeAccepted:
-    """Mail a link to the new address. Nothing changes until it is followed."""
+    """Email a link to the new address. Nothing changes until it is followed."""
     url = await CredentialService(context).request_email_change(
         caller, new_email=body.new_email, current_password=body.current_password.get_secret_value()
     )
@@ -89,7 +89,7 @@ async def confirm_email_change(body: TokenRequest, context: ContextDep) -> None:
     responses=document(*BODY_ERRORS, InvalidTokenError),
 )
 async def revert_email_change(body: TokenRequest, context: ContextDep) -> None:
-    """Put the old address back, with the token of the link that it was mailed. All sessions end."""
+    """Put the old address back, with the token of the link that was emailed to it. All sessions end."""
     await CredentialService(context).revert_email_change(body.token.get_secret_value())
 
 

@@ -31,12 +31,12 @@ async def live() -> Health:
 async def ready(session: SessionDep) -> Readiness:
     """Whether requests can be served: the database answers and its tables are those that this version needs.
 
-    Mail that is stuck is told, but does not make the service unready: no request waits for it.
+    Emails that are stuck are reported, but do not make the service unready: no request waits for it.
     """
     try:
         async with asyncio.timeout(READY_TIMEOUT_SECONDS):
             if not await is_current(session):
-                raise ServiceUnavailableException("The database is not migrated: run `python -m alembic upgrade head`.")
+                raise ServiceUnavailableException("The database is not migrated: run `python -m src migrate`.")
             stuck = await OutboxRepository(session).count_stuck(utc_now() - STUCK_AFTER)
     except TimeoutError:
         raise ServiceUnavailableException("The database does not answer. Try again shortly.") from None

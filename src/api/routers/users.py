@@ -71,7 +71,7 @@ async def list_users(
 
 @router.post("", status_code=201, responses=document(*BODY_ERRORS, *_PERMISSION_ERRORS, UserEmailTakenError))
 async def invite_user(body: InviteRequest, context: ContextDep, caller: UncheckedUsersWriter) -> InvitationResponse:
-    """Invite somebody: they choose a password by the link that is mailed to them, and are active then. For
+    """Invite somebody: they choose a password by the link that is emailed to them, and are active then. For
     administrators, and services with `users:write`, which cannot invite administrators.
 
     Inviting an address again takes the place of the invitation before, whose link ends.
@@ -133,7 +133,7 @@ async def update_user(
     responses=document(*_PERMISSION_ERRORS, UserNotFoundError, LastAdminError, PreconditionFailedException),
 )
 async def delete_user(user_id: UUID, context: ContextDep, caller: UncheckedUsersWriter, if_match: IfMatch) -> None:
-    """Remove a user and everything about them, at once and for good; they are told by mail. For administrators, and
+    """Remove a user and everything about them, at once and for good; they get a notice by email. For administrators, and
     services with `users:write`. The address is free again."""
     await UserService(context).delete(caller, user_id, precondition=if_match)
 
@@ -146,7 +146,7 @@ async def delete_user(user_id: UUID, context: ContextDep, caller: UncheckedUsers
     ),
 )
 async def send_password_reset(user_id: UUID, context: ContextDep, caller: UncheckedUsersWriter) -> Accepted:
-    """Mail the user a link that sets a new password. Nobody else sees it. For administrators, and services with
+    """Email the user a link that sets a new password. Nobody else sees it. For administrators, and services with
     `users:write`."""
     await UserService(context).send_password_reset(caller, user_id)
     return Accepted(detail="A link is on its way to the user.")

@@ -32,7 +32,7 @@ class Health(BaseModel):
 class Readiness(Health):
     mail: Annotated[
         Literal["ok", "stuck"],
-        Field(description="Whether mail waits for minutes, or could not be sent: see `python -m src outbox list`."),
+        Field(description="Whether emails wait for minutes, or could not be sent: see `python -m src outbox list`."),
     ]
 
 

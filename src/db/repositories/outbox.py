@@ -17,7 +17,7 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
     async def lock_recipient(self, to_email: str, user_id: UUID | None) -> None:
         """Until the transaction ends, nobody else queues to this address: counting and adding are two statements.
 
-        The user's row comes first, as in every flow; adding the email would lock it later. (SQLite has one writer.)
+        The user's row comes first, as everywhere; adding the email would lock it later. (SQLite has one writer.)
         """
         if self._is_sqlite:
             return
