@@ -42,8 +42,6 @@ from src.db import AsyncDatabaseManager, BaseModel  # noqa: E402
 from src.db.migrations import migrate  # noqa: E402
 from src.email import Message  # noqa: E402
 from src.services import Runtime  # noqa: E402
-from src.services import Runtime  # noqa: E402
-from src.services import Runtime  # noqa: E402
 from src.services.outbox import Dispatcher  # noqa: E402
 
 DATABASES = ("sqlite", "postgresql")

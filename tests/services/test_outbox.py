@@ -1014,7 +1014,7 @@ class TestReadiness:
         response = await queueing.client.get("/health/ready")
 
         assert (response.status_code, response.json()) == (200, {"status": "ok", "mail": "stuck"})
-        assert "1 eemails are stuck: see `python -m src outbox list`" in caplog.text
+        assert "1 emails are stuck: see `python -m src outbox list`" in caplog.text
 
     async def test_a_mail_that_fails_for_minutes_is_told_while_it_waits_for_its_next_attempt(
         self, queueing: Service, database: AsyncDatabaseManager

@@ -133,8 +133,8 @@ async def update_user(
     responses=document(*_PERMISSION_ERRORS, UserNotFoundError, LastAdminError, PreconditionFailedException),
 )
 async def delete_user(user_id: UUID, context: ContextDep, caller: UncheckedUsersWriter, if_match: IfMatch) -> None:
-    """Remove a user and everything about them, at once and for good; they get a notice by email. For administrators, and
-    services with `users:write`. The address is free again."""
+    """Remove a user and everything about them, at once and for good; they get a notice by email. The address is free
+    again. For administrators, and services with `users:write`."""
     await UserService(context).delete(caller, user_id, precondition=if_match)
 
 

@@ -74,7 +74,7 @@ class UserRepository(BaseRepository[UserModel]):
         ).one()
 
     async def find_owner(self, email: str) -> UserModel | None:
-        """The one activated row of an address, disabled or not. It is the only way in which a use case looks up by address."""
+        """The one activated row of an address, disabled or not. Use cases look up by address in no other way."""
         query = select(UserModel).where(UserModel.email == normalize_email(email), UserModel.activated_at.is_not(None))
         return (await self._session.scalars(query)).one_or_none()
 
