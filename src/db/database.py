@@ -182,6 +182,7 @@ class DatabaseSession(AsyncSession):
     def __init__(self, database: AsyncDatabaseManager) -> None:
         super().__init__(database.engine, expire_on_commit=False)
         self._database = database
+        self._is_writing = False
         self._has_write_lock = False
         self.is_autocommit = False
 
@@ -196,8 +197,9 @@ class DatabaseSession(AsyncSession):
         refused when another has written meanwhile, and the busy timeout does not apply to it. The writers of a process
         wait for `write_lock` rather than in SQLite, where each would hold a connection until none is left for others.
         """
-        if self.in_transaction():
+        if self._is_writing:
             raise InvalidRequestError("a transaction is open already")
+        self._is_writing = True
         if self._database.is_sqlite:
             await self._database.write_lock.acquire()
             self._has_write_lock = True
@@ -208,13 +210,17 @@ class DatabaseSession(AsyncSession):
         except DBAPIError as error:  # PostgreSQL was restarted, and nobody has noticed yet; nothing is lost
             if not error.connection_invalidated:
                 raise
-            await self.rollback()
+            await super().rollback()
             await super().execute(_PING)
+
+    @property
+    def _stands_alone(self) -> bool:
+        return self.is_autocommit and not self._is_writing
 
     # The signatures are those of `AsyncSession`, whose overloads give callers the types of the rows.
 
     async def execute(self, statement: Executable, params: Any = None, **options: Any) -> Any:
-        if self.is_autocommit and not self.in_transaction():
+        if self._stands_alone:
             return (await self._execute_alone(statement, params))()
         return await super().execute(statement, params, **options)
 
@@ -222,7 +228,7 @@ class DatabaseSession(AsyncSession):
         return (await self.execute(statement, params, **options)).scalar()
 
     async def flush(self, objects: Any = None) -> None:
-        if self.is_autocommit and not self.in_transaction():
+        if self._stands_alone:
             raise RuntimeError("begin() comes before what is written")
         await super().flush(objects)
 
@@ -230,21 +236,22 @@ class DatabaseSession(AsyncSession):
         try:
             await super().commit()
         finally:
-            self._release_write_lock()
+            self._end_writing()
 
     async def rollback(self) -> None:
         try:
             await super().rollback()
         finally:
-            self._release_write_lock()
+            self._end_writing()
 
     async def close(self) -> None:
         try:
             await super().close()
         finally:
-            self._release_write_lock()
+            self._end_writing()
 
-    def _release_write_lock(self) -> None:
+    def _end_writing(self) -> None:
+        self._is_writing = False
         if self._has_write_lock:
             self._has_write_lock = False
             self._database.write_lock.release()
