@@ -15,9 +15,12 @@ from typing import TypeVar, cast
 
 import uvloop
 
-ROUNDS = 3
-ROUND_SECONDS = 3.0
-WARM_UP_SECONDS = 0.7
+from bench.service import Service
+
+# Many short rounds rather than a few long ones: the shorter, the likelier that a disturbance hits both who take turns.
+ROUNDS = 9
+ROUND_SECONDS = 1.0
+WARM_UP_SECONDS = 0.3
 GRACE_SECONDS = 30  # a service that does not answer must not stop the benchmark for ever
 
 First = TypeVar("First")
@@ -49,6 +52,7 @@ class Round:
 
     rate: float  # answers per second
     latencies: Sequence[float]  # in seconds, the shortest first
+    cpu_seconds: float  # of the service, per answer: it changes less than the rate with what else the machine does
 
     def milliseconds(self, percent: int) -> float:
         """The latency that so many percent of the requests stayed within."""
@@ -56,7 +60,7 @@ class Round:
 
 
 def measure(
-    port: int,
+    service: Service,
     clients: Sequence[Client],
     *,
     status: int,
@@ -65,7 +69,7 @@ def measure(
 ) -> Round:
     """Let the clients ask for so many seconds after a warm-up. Raises `AssertionError` at the first answer with
     another status."""
-    return uvloop.run(_measure(port, clients, status, seconds, warm_up))
+    return uvloop.run(_measure(service, clients, status, seconds, warm_up))
 
 
 def take_turns(
@@ -88,14 +92,16 @@ def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
     return statistics.median(top / bottom for top, bottom in zip(numerators, denominators, strict=True))
 
 
-async def _measure(port: int, clients: Sequence[Client], status: int, seconds: float, warm_up: float) -> Round:
-    start = time.perf_counter() + warm_up
+async def _measure(service: Service, clients: Sequence[Client], status: int, seconds: float, warm_up: float) -> Round:
+    cpu_before, start = service.cpu_seconds, time.perf_counter() + warm_up
+    end = start + seconds
     async with asyncio.timeout(warm_up + seconds + GRACE_SECONDS):
-        answered = await asyncio.gather(*(_keep_asking(port, client, status, start + seconds) for client in clients))
-    latencies = sorted(latency for own in answered for at, latency in own if start < at <= start + seconds)
+        answered = await asyncio.gather(*(_keep_asking(service.port, client, status, end) for client in clients))
+    latencies = sorted(latency for own in answered for at, latency in own if start < at <= end)
+    cpu_seconds = (service.cpu_seconds - cpu_before) / sum(len(own) for own in answered)
     # Little's law: each client always has one request on its way. Unlike a count of answers it is exact even where few
     # fit into a round, as with passwords that are hashed at full cost.
-    return Round(len(clients) / statistics.fmean(latencies), latencies)
+    return Round(len(clients) / statistics.fmean(latencies), latencies, cpu_seconds)
 
 
 async def _keep_asking(port: int, client: Client, status: int, end: float) -> list[tuple[float, float]]:

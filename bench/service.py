@@ -28,7 +28,7 @@ PASSWORD = "a-passphrase-of-some-length"
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A running process that answers."""
+    """A running process that answers. What it takes of the machine is known on Linux alone."""
 
     port: int
     pid: int
@@ -47,6 +47,17 @@ class Service:
             text = answer.read()
         assert 200 <= answer.status < 300, (method, path, answer.status, text)
         return json.loads(text)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time so far, of all its threads; PostgreSQL's is not in it."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def resident_mb(self) -> float:
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
 
 
 @dataclass(frozen=True, slots=True)
