@@ -43,8 +43,9 @@ migration: install ## Write a migration from the models: make migration m="add a
 	$(BIN)/alembic revision --autogenerate -m "$(m)"
 
 bench: install ## Measure what the documentation claims
-	$(BIN)/python -m bench.reads_while_hashing
-	$(BIN)/python -m bench.user_pages
+	@status=0; for benchmark in floors reads_while_hashing user_pages; do \
+		$(BIN)/python -m bench.$$benchmark || status=1; \
+	done; exit $$status
 
 bench-compare: install ## Compare the speed of two revisions: make bench-compare old=REV [new=REV]
 	$(BIN)/python -m bench.compare $(old) $(new)
