@@ -1,13 +1,13 @@
 # `make run` and `make test` set up all that they need: Python 3.11 or newer, make and git are enough.
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow lint check migrate migration bench image lock
+.PHONY: help install run test test-slow lint check migrate migration bench bench-compare image lock
 
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8000
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/.installed ## Make .venv with the locked development dependencies (done once)
 
@@ -43,8 +43,12 @@ migration: install ## Write a migration from the models: make migration m="add a
 	$(BIN)/alembic revision --autogenerate -m "$(m)"
 
 bench: install ## Measure what the documentation claims
-	$(BIN)/python -m bench.reads_while_hashing
-	$(BIN)/python -m bench.user_pages
+	@status=0; for benchmark in floors reads_while_hashing user_pages; do \
+		$(BIN)/python -m bench.$$benchmark || status=1; \
+	done; exit $$status
+
+bench-compare: install ## Compare the speed of two revisions: make bench-compare old=REV [new=REV]
+	$(BIN)/python -m bench.compare $(old) $(new)
 
 image: ## Build the container image
 	docker build -t user-auth-service .
