@@ -11,7 +11,7 @@ import src.db.models  # noqa: F401 - registers every table on BaseModel.metadata
 from src.core.settings import get_settings
 from src.db import AsyncDatabaseManager, BaseModel
 from src.db.base import UTCDateTime
-from src.db.database import normalize_url
+from src.db.connections import normalize_url
 from src.db.migrations import migrating_connection
 
 

@@ -14,7 +14,7 @@ from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from src.core.callers import AuthenticatedClient, AuthenticatedUser, Scope, require
+from src.core.callers import AuthenticatedClient, AuthenticatedUser, HttpCaller, Scope, require
 from src.core.exceptions import ForbiddenException, InvalidAccessTokenError, UnauthorizedException
 from src.core.origin import RequestOrigin
 from src.core.settings import get_settings
@@ -101,7 +101,7 @@ class BearerToken(SecurityBase):
             )
         )
 
-    async def __call__(self, request: Request, session: SessionDep) -> AuthenticatedUser | AuthenticatedClient | None:
+    async def __call__(self, request: Request, session: SessionDep) -> HttpCaller | None:
         header = request.headers.get("authorization")
         if header is None:
             return None
@@ -109,7 +109,7 @@ class BearerToken(SecurityBase):
         if scheme.lower() != "bearer":
             raise InvalidAccessTokenError
         claims, uow = runtime_of(request.app).signer.read_access(token), UnitOfWork(session)
-        caller: AuthenticatedUser | AuthenticatedClient | None
+        caller: HttpCaller | None
         if isinstance(claims, AuthenticatedClient):
             caller = claims if await uow.clients.is_live(claims.client_id) else None
         else:
@@ -119,34 +119,28 @@ class BearerToken(SecurityBase):
         return caller
 
 
-OptionalCaller = Annotated[AuthenticatedUser | AuthenticatedClient | None, Depends(BearerToken())]
+OptionalCaller = Annotated[HttpCaller | None, Depends(BearerToken())]
 
 
-async def get_caller(caller: OptionalCaller) -> AuthenticatedUser | AuthenticatedClient:
+async def get_caller(caller: OptionalCaller) -> HttpCaller:
     if caller is None:
         raise UnauthorizedException
     return caller
 
 
 async def get_permitted_caller(
-    caller: Annotated[AuthenticatedUser | AuthenticatedClient, Depends(get_caller)], needed: SecurityScopes
-) -> AuthenticatedUser | AuthenticatedClient:
+    caller: Annotated[HttpCaller, Depends(get_caller)], needed: SecurityScopes
+) -> HttpCaller:
     """An administrator, or a service with the scopes that the route names."""
     for scope in needed.scopes:
         require(caller, Scope(scope))
     return caller
 
 
-UsersReader = Annotated[
-    AuthenticatedUser | AuthenticatedClient, Security(get_permitted_caller, scopes=[Scope.USERS_READ])
-]
-AuditReader = Annotated[
-    AuthenticatedUser | AuthenticatedClient, Security(get_permitted_caller, scopes=[Scope.AUDIT_READ])
-]
+UsersReader = Annotated[HttpCaller, Security(get_permitted_caller, scopes=[Scope.USERS_READ])]
+AuditReader = Annotated[HttpCaller, Security(get_permitted_caller, scopes=[Scope.AUDIT_READ])]
 # The scope is named for the API document alone. `UserService` requires it, and records it when it is missing.
-UncheckedUsersWriter = Annotated[
-    AuthenticatedUser | AuthenticatedClient, Security(get_caller, scopes=[Scope.USERS_WRITE])
-]
+UncheckedUsersWriter = Annotated[HttpCaller, Security(get_caller, scopes=[Scope.USERS_WRITE])]
 
 
 async def get_optional_user(caller: OptionalCaller) -> AuthenticatedUser | None:

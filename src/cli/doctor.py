@@ -23,7 +23,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from src.core.keys import Key, NoKeysError, load_keys, signer
 from src.core.settings import Settings, get_settings
 from src.db.base import utc_now
-from src.db.database import CONNECT_TIMEOUT_SECONDS, AsyncDatabaseManager
+from src.db.connections import CONNECT_TIMEOUT_SECONDS
+from src.db.database import AsyncDatabaseManager
 from src.db.migrations import find_revision, head, is_current
 from src.db.models import UserModel
 from src.db.repositories import OutboxRepository

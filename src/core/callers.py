@@ -49,7 +49,8 @@ class Operator:
     """Whoever runs `python -m src`. They hold the database itself, so nothing is refused them for lack of rights."""
 
 
-Caller = AuthenticatedUser | AuthenticatedClient | Operator
+HttpCaller = AuthenticatedUser | AuthenticatedClient
+Caller = HttpCaller | Operator
 
 
 def may(caller: Caller, scope: Scope) -> bool:

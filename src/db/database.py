@@ -1,59 +1,21 @@
-"""One database: its connections, its sessions, and what SQLite needs to behave like a server.
-
-Few others know which database it is: the migrations, and whoever prepares one at the start.
-"""
+"""One database and its sessions. Few others know which database it is: the migrations, and whoever prepares one."""
 
 import asyncio
 import logging
 import sqlite3
-import threading
-import time
-from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any
 
-from sqlalchemy import (
-    URL,
-    Connection,
-    Dialect,
-    Engine,
-    Executable,
-    FrozenResult,
-    MetaData,
-    UpdateBase,
-    create_engine,
-    event,
-    make_url,
-    text,
-)
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import (
-    ArgumentError,
-    DBAPIError,
-    DisconnectionError,
-    InterfaceError,
-    InvalidRequestError,
-    OperationalError,
-    SQLAlchemyError,
-)
+from sqlalchemy import URL, Executable, FrozenResult, MetaData, UpdateBase, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidRequestError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from src.db.base import BaseModel
+from src.db.connections import CONNECT_TIMEOUT_SECONDS, DEFAULT_POOL_SIZE, Connections, normalize_url
 
 log = logging.getLogger(__name__)
-
-BUSY_TIMEOUT_SECONDS = 15  # how long an SQLite writer waits for its turn
-CONNECT_TIMEOUT_SECONDS = 10
-COMMAND_TIMEOUT_SECONDS = 30  # a PostgreSQL that hangs must not hold its callers for ever
-DEFAULT_POOL_SIZE = 20
-SQLITE_THREADS = 4  # more than one, so that one long search does not keep the short reads waiting
-
-Result = TypeVar("Result")
 
 _PING = text("SELECT 1")
 
@@ -70,21 +32,6 @@ _AWAY_SQLITE = (
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_NOTADB,
 )
-
-_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
-
-
-def normalize_url(url: str | URL) -> URL:
-    """The URL with its async driver, and libpq's `sslmode=` as asyncpg names it."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):  # their texts quote pieces of the URL, and so of the password
-        raise ValueError("DATABASE_URL cannot be read: percent-encode what is special in its password") from None
-    parsed = parsed.set(drivername=_ASYNC_DRIVERS.get(parsed.drivername, parsed.drivername))
-    if "sslmode" in parsed.query:
-        ssl = parsed.query["sslmode"]
-        parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": ssl})
-    return parsed
 
 
 def is_transient_database_error(error: BaseException) -> bool:
@@ -183,11 +130,10 @@ class DatabaseSession(AsyncSession):
         super().__init__(database.engine, expire_on_commit=False)
         self._database = database
         self._is_writing = False
-        self._has_write_lock = False
         self.is_autocommit = False
 
     async def __aexit__(self, *exception: object) -> None:
-        if self.in_transaction() or self._has_write_lock:  # closing is a task of its own, which reads need not pay for
+        if self.in_transaction() or self._is_writing:  # closing is a task of its own, which reads need not pay for
             await super().__aexit__(*exception)
 
     async def begin_writing(self) -> None:
@@ -199,10 +145,10 @@ class DatabaseSession(AsyncSession):
         """
         if self._is_writing:
             raise InvalidRequestError("a transaction is open already")
-        self._is_writing = True
         if self._database.is_sqlite:
             await self._database.write_lock.acquire()
-            self._has_write_lock = True
+        self._is_writing = True
+        if self._database.is_sqlite:
             _ = await self.connection(execution_options={"sqlite_begin": "BEGIN IMMEDIATE"})
             return
         try:
@@ -251,10 +197,9 @@ class DatabaseSession(AsyncSession):
             self._end_writing()
 
     def _end_writing(self) -> None:
-        self._is_writing = False
-        if self._has_write_lock:
-            self._has_write_lock = False
+        if self._is_writing and self._database.is_sqlite:
             self._database.write_lock.release()
+        self._is_writing = False
 
     async def _execute_alone(self, statement: Executable, params: Any) -> FrozenResult[Any]:
         connections = self._database.connections
@@ -266,190 +211,3 @@ class DatabaseSession(AsyncSession):
             return await connections.execute(self, statement, params, may_retry=False)
         async with self._database.write_lock:
             return await connections.execute(self, statement, params, may_retry=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Connections:
-    """The open connections of a database, for transactions (`engine`) and for statements in autocommit mode."""
-
-    engine: AsyncEngine
-    autocommit: AsyncEngine  # on the same pool
-    threads: "SQLiteThreads | None" = None
-
-    @classmethod
-    def open(cls, url: URL, *, pool_size: int, echo: bool) -> Self:
-        """None is made before it is needed. No error and no log shows parameters: they may be hashes."""
-        if url.get_backend_name() != "sqlite":
-            autocommit = _create_postgresql_engine(url, pool_size=pool_size, echo=echo)
-            return cls(autocommit.execution_options(isolation_level="READ COMMITTED"), autocommit)
-        engine = _create_sqlite_engine(url, pool_size=pool_size, echo=echo)
-        threads = SQLiteThreads(url, echo=echo) if url.database and url.database != ":memory:" else None
-        return cls(engine, engine.execution_options(sqlite_begin=None), threads)
-
-    async def close(self) -> None:
-        await self.engine.dispose()
-        if self.threads:
-            await asyncio.to_thread(self.threads.close)
-
-    async def execute(
-        self, session: AsyncSession, statement: Executable, params: Any, *, may_retry: bool
-    ) -> FrozenResult[Any]:
-        """Do a statement in autocommit mode. With `may_retry`, a connection that has turned out to be lost is replaced
-        once, so that nobody notices that PostgreSQL was restarted."""
-        if self.threads:
-            return await self.threads.run(lambda connection: _execute(connection, statement, params))
-        return await session.run_sync(lambda _session: self._execute(statement, params, may_retry=may_retry))
-
-    def _execute(self, statement: Executable, params: Any, *, may_retry: bool) -> FrozenResult[Any]:
-        try:
-            with self.autocommit.sync_engine.connect() as connection:
-                return _execute(connection, statement, params)
-        except DBAPIError as error:
-            if not (may_retry and error.connection_invalidated):
-                raise
-            return self._execute(statement, params, may_retry=False)
-
-
-def _execute(connection: Connection, statement: Executable, params: Any) -> FrozenResult[Any]:
-    if statement.get_execution_options().get("is_plain"):
-        return connection.execute(statement, params).freeze()
-    with Session(connection, expire_on_commit=False) as session:
-        return session.execute(statement, params).freeze()
-
-
-class SQLiteThreads:
-    """Threads that each keep a connection in autocommit mode and do a whole statement in one hop. The asynchronous
-    driver takes five hops for a read."""
-
-    def __init__(self, url: URL, *, echo: bool) -> None:
-        self._engine = _listen_to_sqlite(
-            create_engine(
-                url.set(drivername="sqlite"),
-                echo=echo,
-                hide_parameters=True,
-                isolation_level="AUTOCOMMIT",
-                skip_autocommit_rollback=True,
-                pool_reset_on_return=None,
-                pool_size=SQLITE_THREADS,
-                max_overflow=0,
-                connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
-                execution_options={"sqlite_begin": None},
-            )
-        )
-        self._local = threading.local()
-        self._open: list[Connection] = []
-        self._executor = ThreadPoolExecutor(SQLITE_THREADS, thread_name_prefix="sqlite")
-
-    async def run(self, work: Callable[[Connection], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, work)
-
-    def close(self) -> None:
-        self._executor.shutdown()
-        for connection in self._open:
-            connection.close()
-        self._engine.dispose()
-
-    def _run(self, work: Callable[[Connection], Result]) -> Result:
-        connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._engine.connect()
-            self._open.append(connection)
-        return work(connection)
-
-
-def _create_postgresql_engine(url: URL, *, pool_size: int, echo: bool) -> AsyncEngine:
-    engine = create_async_engine(
-        url,
-        echo=echo,
-        hide_parameters=True,
-        pool_size=pool_size,
-        max_overflow=0,  # a connection over the size would be closed after its statement, and opened again for the next
-        isolation_level="AUTOCOMMIT",
-        skip_autocommit_rollback=True,
-        connect_args={"timeout": CONNECT_TIMEOUT_SECONDS, "command_timeout": COMMAND_TIMEOUT_SECONDS},
-    )
-    event.listen(engine.sync_engine, "do_connect", _connect_or_operational_error)
-    event.listen(engine.sync_engine, "checkout", _refuse_closed)
-    return engine
-
-
-def _refuse_closed(connection: DBAPIConnection, _record: object, _proxy: object) -> None:
-    # A restarted PostgreSQL closes its connections, which is seen here without asking it; the pool opens another.
-    if connection.driver_connection.is_closed():
-        raise DisconnectionError
-
-
-def _connect_or_operational_error(
-    dialect: Dialect, _record: object, args: list[Any], options: dict[str, Any]
-) -> DBAPIConnection:
-    # The drivers let "connection refused" through as an OSError, which callers could not tell from any other.
-    try:
-        if dialect.name == "sqlite":
-            _check_file(args[0])
-        return dialect.connect(*args, **options)
-    except (OSError, TimeoutError) as error:
-        raise OperationalError("connect", None, error) from error
-
-
-def _check_file(database: str) -> None:
-    """Make the folder, and open the file once without the async driver: its thread would outlive a failed attempt, and
-    complain under a traceback when it finds the event loop closed."""
-    if database == ":memory:" or database.startswith("file:"):
-        return
-    Path(database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds hashes
-    sqlite3.connect(database).close()
-
-
-def _create_sqlite_engine(url: URL, *, pool_size: int, echo: bool) -> AsyncEngine:
-    in_file = {"pool_size": pool_size, "max_overflow": 0} if url.database not in (None, "", ":memory:") else {}
-    engine = create_async_engine(
-        url,
-        echo=echo,
-        hide_parameters=True,
-        connect_args={
-            "timeout": BUSY_TIMEOUT_SECONDS,
-            "isolation_level": None,  # the driver begins nothing by itself; `_begin_sqlite` does
-        },
-        **in_file,
-    )
-    logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at DEBUG it logs parameters, and so hashes
-    _listen_to_sqlite(engine.sync_engine)
-    return engine
-
-
-def _listen_to_sqlite(engine: Engine) -> Engine:
-    event.listen(engine, "do_connect", _connect_or_operational_error)
-    event.listen(engine, "connect", _configure_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _configure_sqlite(connection: DBAPIConnection, _record: object) -> None:
-    # SQLite's own knows ASCII alone, so a search for "émile" would not find "Émile" as it does on PostgreSQL.
-    connection.create_function("lower", 1, _lower, deterministic=True)
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA foreign_keys=ON")
-    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
-    while True:
-        try:
-            # Readers go on while one writes. Two first connections that switch a new file at the same moment collide,
-            # and SQLite's own busy timeout does not cover that.
-            cursor.execute("PRAGMA journal_mode=WAL")
-            break
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-    cursor.close()
-
-
-def _lower(text: str | None) -> str | None:
-    return None if text is None else text.lower()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    begin = connection.get_execution_options().get("sqlite_begin", "BEGIN")
-    # In memory all sessions share one connection, and with it a transaction that another session has open.
-    driver = connection.connection.driver_connection
-    if begin and driver is not None and not driver.in_transaction:
-        connection.exec_driver_sql(begin)

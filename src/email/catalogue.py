@@ -5,10 +5,9 @@ A new email is a row here and a template for each language; one with a link also
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 
 from src.core.kinds import EmailKind, TokenPurpose
-from src.core.settings import Settings
+from src.core.settings import DAY, Settings
 from src.core.users import UserRecord
 
 IsPointless = Callable[
@@ -18,11 +17,10 @@ IsPointless = Callable[
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The one-time token that an email brings, and the URL around it."""
+    """The one-time token that an email brings. `terms` are its lifetime in seconds, and the URL template around it."""
 
     purpose: TokenPurpose
-    lifetime: Callable[[Settings], timedelta]
-    url_template: Callable[[Settings], str]
+    terms: Callable[[Settings], tuple[int, str]]
     moves_account: bool = False  # to the address that the email goes to
 
 
@@ -57,35 +55,25 @@ def _if_disabled(user: UserRecord | None, _to: str) -> bool:
 
 CATALOGUE: Mapping[EmailKind, CatalogueEntry] = {
     EmailKind.ACTIVATION: CatalogueEntry(
-        Link(
-            TokenPurpose.ACTIVATION,
-            lambda settings: timedelta(seconds=settings.auth_activation_ttl_seconds),
-            lambda settings: settings.auth_activation_url_template,
-        ),
+        Link(TokenPurpose.ACTIVATION, lambda s: (s.auth_activation_ttl_seconds, s.auth_activation_url_template)),
         is_pointless=_unless_pending,
     ),
     EmailKind.INVITATION: CatalogueEntry(
-        Link(
-            TokenPurpose.INVITATION,
-            lambda settings: timedelta(seconds=settings.auth_invitation_ttl_seconds),
-            lambda settings: settings.auth_invitation_url_template,
-        ),
+        Link(TokenPurpose.INVITATION, lambda s: (s.auth_invitation_ttl_seconds, s.auth_invitation_url_template)),
         is_pointless=_unless_pending,
     ),
     EmailKind.ALREADY_REGISTERED: CatalogueEntry(is_pointless=_unless_owner),
     EmailKind.PASSWORD_RESET: CatalogueEntry(
         Link(
             TokenPurpose.PASSWORD_RESET,
-            lambda settings: timedelta(seconds=settings.auth_password_reset_ttl_seconds),
-            lambda settings: settings.auth_password_reset_url_template,
+            lambda s: (s.auth_password_reset_ttl_seconds, s.auth_password_reset_url_template),
         ),
         is_pointless=_unless_active_owner,
     ),
     EmailKind.EMAIL_CHANGE: CatalogueEntry(
         Link(
             TokenPurpose.EMAIL_CHANGE,
-            lambda settings: timedelta(seconds=settings.auth_email_change_ttl_seconds),
-            lambda settings: settings.auth_email_change_url_template,
+            lambda s: (s.auth_email_change_ttl_seconds, s.auth_email_change_url_template),
             moves_account=True,
         ),
         is_pointless=_unless_active,
@@ -94,8 +82,7 @@ CATALOGUE: Mapping[EmailKind, CatalogueEntry] = {
     EmailKind.EMAIL_CHANGED: CatalogueEntry(
         Link(
             TokenPurpose.EMAIL_REVERT,
-            lambda _settings: timedelta(days=7),
-            lambda _settings: "{SERVER_PUBLIC_URL}/email-revert?token={token}",
+            lambda _: (7 * DAY, "{SERVER_PUBLIC_URL}/email-revert?token={token}"),
             moves_account=True,
         ),
         is_notice=True,

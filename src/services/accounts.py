@@ -11,6 +11,7 @@ from src.core.passwords import check_password
 from src.db.models import EventKind, UserModel
 from src.services.audit import AuditEvent
 from src.services.context import Service
+from src.services.outbox import issue_link
 
 RESENT_LINKS = 3  # of the newest sign-ups
 SIGN_UP_QUEUE_SHARE = 0.5  # of the places in the queue for hashing; the rest stays free for log-ins
@@ -135,7 +136,7 @@ class AccountService(Service):
         if not self.context.outbox.is_wired:
             return
         await self.uow.begin()
-        await self.uow.users.lock_address(email)
+        await self.uow.users.lock_addresses(email)
         owner = await self.uow.users.find_owner(email)
         if owner:
             await self.context.notify(EmailKind.ALREADY_REGISTERED, to=owner.email, user_id=owner.id)
@@ -145,7 +146,7 @@ class AccountService(Service):
         await self.context.commit()
 
     async def _add_activated(self, user: UserModel, event: AuditEvent) -> None:
-        await self.uow.users.lock_address(user.email)
+        await self.uow.users.lock_addresses(user.email)
         if owner := await self.uow.users.find_owner(user.email):
             event.user_id = owner.id
             raise UserEmailTakenError
@@ -156,7 +157,7 @@ class AccountService(Service):
     async def _add_pending(self, user: UserModel, event: AuditEvent) -> str | None:
         """Add the sign-up, and its link: returned, or queued as an email. For an address that has an owner, a notice to
         them is queued instead: the same work, and the same time."""
-        await self.uow.users.lock_address(user.email)  # an owner who leaves at this moment takes their emails along
+        await self.uow.users.lock_addresses(user.email)  # an owner who leaves at this moment takes their emails along
         owner = await self.uow.users.find_owner(user.email)
         if owner and self.context.link_in_response:
             event.user_id = owner.id
@@ -165,7 +166,7 @@ class AccountService(Service):
         await self.uow.users.add(user)
         event.user_id = user.id
         if self.context.link_in_response:
-            return await self.context.issue_link(EmailKind.ACTIVATION, user.id)
+            return await issue_link(self.uow, self.settings, EmailKind.ACTIVATION, user.id)
         if owner:
             await self.context.notify(EmailKind.ALREADY_REGISTERED, to=owner.email, user_id=owner.id)
         else:
@@ -202,7 +203,7 @@ class AccountService(Service):
     ) -> UUID:
         user = await self._get_token_user(token, purpose)
         event.set_actor(user.id)
-        await self.uow.users.lock_address(user.email)
+        await self.uow.users.lock_addresses(user.email)
         if not await self.uow.tokens.consume(token, purpose):
             raise InvalidTokenError
         try:

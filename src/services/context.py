@@ -16,7 +16,7 @@ from src.db.models import EventKind
 from src.db.unit_of_work import UnitOfWork
 from src.email import EmailUtils, SendsEmail
 from src.services.audit import Audit, AuditEvent
-from src.services.outbox import Outbox, issue_link
+from src.services.outbox import Outbox
 
 
 def no_dispatcher() -> None:
@@ -103,14 +103,6 @@ class Context:
     async def notify(self, kind: EmailKind, *, to: str, user_id: UUID | None, **content: str | None) -> None:
         """Queue an email that says where the request came from."""
         await self.outbox.queue(kind, to=to, user_id=user_id, where=self.origin.address, **content)
-
-    async def issue_link(
-        self, kind: EmailKind, user_id: UUID, *, new_email: str | None = None, session_id: UUID | None = None
-    ) -> str:
-        """The link that an email of this kind brings, for a response."""
-        return await issue_link(
-            self.uow.tokens, self.settings, kind, user_id, new_email=new_email, session_id=session_id
-        )
 
 
 class Service:

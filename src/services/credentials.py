@@ -12,11 +12,12 @@ from src.core.exceptions import (
 )
 from src.core.kinds import EmailKind, TokenPurpose
 from src.core.passwords import check_password
-from src.db.models import EventKind
+from src.db.models import EventKind, UserModel
 from src.db.repositories import EmailChange
 from src.services.account_steps import erase_account, revoke_credentials
 from src.services.audit import AuditEvent
 from src.services.context import Service
+from src.services.outbox import issue_link
 
 
 class CredentialService(Service):
@@ -42,14 +43,16 @@ class CredentialService(Service):
     async def request_password_reset(self, email: str) -> str | None:
         """Mail a link to the owner of the address, if there is one. Returns it only by the explicit setting."""
         await self.uow.begin()
-        await self.uow.users.lock_address(email)
+        await self.uow.users.lock_addresses(email)
         owner = await self.uow.users.find_owner(email)
         recipient = owner if owner and owner.is_active else None
         failure = None if recipient else (UserDisabledError if owner else UserNotFoundError).code
         event = self.context.audit.new_event(EventKind.PASSWORD_RESET_REQUEST, user_id=owner.id if owner else None)
         event.address = None if owner else email
         if self.settings.auth_return_token_in_response:
-            url = await self.context.issue_link(EmailKind.PASSWORD_RESET, recipient.id) if recipient else None
+            url = (
+                await issue_link(self.uow, self.settings, EmailKind.PASSWORD_RESET, recipient.id) if recipient else None
+            )
             await self.context.commit(event, failure=failure)
             return url
         # For an unknown address too, and dropped when it would be sent: the same statements take the same time. Asking
@@ -83,7 +86,7 @@ class CredentialService(Service):
             self._check_new_password(new_password, email=user.email)
             new_hash = await self.context.passwords.hash(new_password)
             await self.uow.begin()
-            await self.uow.users.lock_address(user.email)
+            await self.uow.users.lock_addresses(user.email)
             if not await self.uow.tokens.consume(token, TokenPurpose.PASSWORD_RESET):
                 raise InvalidTokenError
             if not await self.uow.users.set_password(user.id, new_hash):
@@ -106,7 +109,11 @@ class CredentialService(Service):
             verified_hash = await self._verify(caller, current_password)
             await self.uow.begin()
             await self._reauthorize(caller, verified_hash)
-            url = await self._offer_email_change(caller, new_email)
+            url = None
+            if self.settings.auth_return_token_in_response:
+                url = await self._respond_with_change_link(caller, new_email)
+            else:
+                await self._queue_change_link(caller, new_email)
             await self.context.commit(event)
             return url
 
@@ -154,7 +161,7 @@ class CredentialService(Service):
         async with self.context.recording(EventKind.ACCOUNT_DELETION, by=caller, user_id=caller.user_id) as event:
             verified_hash = await self._verify(caller, current_password)
             await self.uow.begin()
-            await self.uow.users.lock_address(caller.email, and_user=caller.user_id, and_admins=True)
+            await self.uow.users.lock_addresses(caller.email, and_user=caller.user_id, and_admins=True)
             await self._reauthorize(caller, verified_hash)
             user = await self.uow.users.get_by_id(caller.user_id)
             await erase_account(self.uow, user)
@@ -179,19 +186,30 @@ class CredentialService(Service):
         ):
             raise InvalidAccessTokenError
 
-    async def _offer_email_change(self, caller: AuthenticatedUser, new_email: str) -> str | None:
+    async def _respond_with_reset_link(self, recipient: UserModel | None) -> str | None:
+        if recipient is None:
+            return None
+        return await issue_link(self.uow, self.settings, EmailKind.PASSWORD_RESET, recipient.id)
+
+    async def _respond_with_change_link(self, caller: AuthenticatedUser, new_email: str) -> str | None:
+        if await self.uow.users.find_owner(new_email):
+            return None
+        return await issue_link(
+            self.uow,
+            self.settings,
+            EmailKind.EMAIL_CHANGE,
+            caller.user_id,
+            new_email=new_email,
+            session_id=caller.session_id,
+        )
+
+    async def _queue_change_link(self, caller: AuthenticatedUser, new_email: str) -> None:
         owner = await self.uow.users.find_owner(new_email)
         if owner:
-            if not self.settings.auth_return_token_in_response:
-                await self.context.notify(EmailKind.ALREADY_REGISTERED, to=owner.email, user_id=owner.id)
-            return None
-        if self.settings.auth_return_token_in_response:
-            return await self.context.issue_link(
-                EmailKind.EMAIL_CHANGE, caller.user_id, new_email=new_email, session_id=caller.session_id
-            )
+            await self.context.notify(EmailKind.ALREADY_REGISTERED, to=owner.email, user_id=owner.id)
+            return
         session_id = str(caller.session_id)
         await self.context.notify(EmailKind.EMAIL_CHANGE, to=new_email, user_id=caller.user_id, session_id=session_id)
-        return None
 
     async def _get_email_change(self, token: str, purpose: TokenPurpose) -> EmailChange:
         change = await self.uow.tokens.find_email_change(token, purpose)
@@ -203,7 +221,7 @@ class CredentialService(Service):
         """Consume the link and move the account; what was changed, and the address that it has left."""
         change = await self._get_email_change(token, purpose)
         event.set_actor(change.user_id)
-        await self.uow.users.lock_address(change.new_email, and_user=change.user_id)
+        await self.uow.users.lock_addresses(change.new_email, and_user=change.user_id)
         if not await self.uow.tokens.consume(token, purpose):
             raise InvalidTokenError
         old_email = (await self.uow.users.get_record(change.user_id)).email

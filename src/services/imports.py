@@ -101,7 +101,7 @@ async def _store(uow: UnitOfWork, batch: Sequence[Person]) -> int:
     for person in batch:
         people.setdefault(person.email, person)
     await uow.begin()
-    await uow.users.lock_addresses(people)
+    await uow.users.lock_addresses(*people)
     for email in await uow.users.find_owned(people):
         del people[email]
     await uow.users.delete_pending(*people)

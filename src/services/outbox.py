@@ -15,7 +15,7 @@ from src.core.settings import Settings
 from src.db.base import utc_now
 from src.db.database import AsyncDatabaseManager
 from src.db.models import OutboxEmailModel
-from src.db.repositories import OutboxRepository, UserTokenRepository
+from src.db.repositories import OutboxRepository
 from src.db.unit_of_work import UnitOfWork, open_unit_of_work
 from src.email import Message, MessageTemplates, SendsEmail
 from src.email.catalogue import CATALOGUE
@@ -85,7 +85,7 @@ class Outbox:
 
 
 async def issue_link(
-    tokens: UserTokenRepository,
+    uow: UnitOfWork,
     settings: Settings,
     kind: EmailKind,
     user_id: UUID,
@@ -96,9 +96,10 @@ async def issue_link(
     """A new one-time token in the URL that emails of this kind bring. A step of a use case: it does not commit."""
     link = CATALOGUE[kind].link
     assert link is not None  # noqa: S101 - only asked for kinds that have one
-    lifetime = link.lifetime(settings)
-    token = await tokens.issue(user_id, link.purpose, lifetime, new_email=new_email, session_id=session_id)
-    return settings.link(link.url_template(settings), token)
+    seconds, template = link.terms(settings)
+    lifetime = timedelta(seconds=seconds)
+    token = await uow.tokens.issue(user_id, link.purpose, lifetime, new_email=new_email, session_id=session_id)
+    return settings.link(template, token)
 
 
 class Dispatcher:
@@ -179,7 +180,7 @@ class Dispatcher:
         entry, url = CATALOGUE[kind], None
         async with open_unit_of_work(self.database) as uow:
             await uow.begin()
-            await uow.users.lock_address(email.to_email, and_user=email.user_id)
+            await uow.users.lock_addresses(email.to_email, and_user=email.user_id)
             # Since it was claimed, another may have claimed it, or a new password have cancelled it.
             if not await uow.emails.is_held(email):
                 return None
@@ -189,7 +190,7 @@ class Dispatcher:
             if user and entry.link:
                 session_id = (email.content or {}).get("session_id")
                 url = await issue_link(
-                    uow.tokens,
+                    uow,
                     self._settings,
                     kind,
                     user.id,

@@ -5,6 +5,7 @@ import logging
 import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from src.core.settings import Settings
 from src.db.base import utc_now
@@ -40,20 +41,17 @@ async def purge(database: AsyncDatabaseManager, settings: Settings) -> Purged:
     abandoned_before = now - timedelta(seconds=settings.auth_activation_ttl_seconds)
     events_before = now - timedelta(seconds=settings.audit_retention_seconds)
     async with open_unit_of_work(database) as uow:
-        await uow.begin()
-        tokens = await uow.tokens.delete_expired()
-        await uow.commit()
-        await uow.begin()
-        sessions = await uow.sessions.delete_ended()
-        await uow.commit()
-        await uow.begin()
-        sign_ups = await uow.users.delete_abandoned(abandoned_before)
-        await uow.commit()
-        await uow.begin()
-        emails = await uow.emails.delete_sent(now - LIMIT_WINDOW)
-        await uow.commit()
-        events = await _delete_old_events(uow, events_before)
-    return Purged(tokens, sessions, sign_ups, emails, events)
+        counts = dict[str, int]()
+        for kind, delete in (
+            ("tokens", uow.tokens.delete_expired),
+            ("sessions", uow.sessions.delete_ended),
+            ("sign_ups", partial(uow.users.delete_abandoned, abandoned_before)),
+            ("mails", partial(uow.emails.delete_sent, now - LIMIT_WINDOW)),
+        ):
+            await uow.begin()
+            counts[kind] = await delete()
+            await uow.commit()
+        return Purged(**counts, events=await _delete_old_events(uow, events_before))
 
 
 async def _delete_old_events(uow: UnitOfWork, cutoff: datetime) -> int:

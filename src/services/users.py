@@ -22,6 +22,7 @@ from src.core.users import UserRecord
 from src.db.models import EventKind, UserModel
 from src.services.account_steps import erase_account, require_another_admin, revoke_credentials
 from src.services.context import Service
+from src.services.outbox import issue_link
 
 _OWNERS_FIELDS = {"name"}
 
@@ -63,7 +64,7 @@ class UserService(Service):
                 raise FieldsForbiddenError.for_fields(["is_admin"], "only an administrator may set this")
             await self.uow.begin()
             await self.uow.users.lock_invitation(email)
-            await self.uow.users.lock_address(email, and_user=_id_of(caller))
+            await self.uow.users.lock_addresses(email, and_user=_id_of(caller))
             await self._reauthorize(caller)
             if owner := await self.uow.users.find_owner(email):
                 event.user_id = owner.id
@@ -191,7 +192,7 @@ class UserService(Service):
     async def _send_invitation(self, user: UserModel) -> str | None:
         """The link, where it is in the response."""
         if self.context.link_in_response:
-            return await self.context.issue_link(EmailKind.INVITATION, user.id)
+            return await issue_link(self.uow, self.settings, EmailKind.INVITATION, user.id)
         await self.context.outbox.queue(
             EmailKind.INVITATION, to=user.email, user_id=user.id, where=None, name=user.name
         )

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, Stateme
 
 from src.core.kinds import TokenPurpose
 from src.db import AsyncDatabaseManager
-from src.db.database import normalize_url
+from src.db.connections import normalize_url
 from src.db.models import UserModel, UserTokenModel
 from src.db.repositories import UserRepository
 

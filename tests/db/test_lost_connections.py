@@ -9,7 +9,7 @@ from sqlalchemy import event, text
 from sqlalchemy.pool import QueuePool
 
 from src.db import AsyncDatabaseManager
-from src.db.database import _refuse_closed
+from src.db.connections import _refuse_closed
 from src.db.unit_of_work import open_unit_of_work
 
 AT_ONCE = 8

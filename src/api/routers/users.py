@@ -27,7 +27,7 @@ from src.api.schemas.users import (
     UserPatch,
     UserQuery,
 )
-from src.core.callers import AuthenticatedClient, AuthenticatedUser, Scope, may
+from src.core.callers import AuthenticatedUser, HttpCaller, Scope, may
 from src.core.exceptions import (
     EmailNotConfiguredError,
     FieldsForbiddenError,
@@ -168,14 +168,12 @@ async def revoke_user_sessions(user_id: UUID, context: ContextDep, caller: Unche
     await UserService(context).revoke_sessions(caller, user_id)
 
 
-def _sees_all(caller: AuthenticatedUser | AuthenticatedClient | None, user_id: UUID) -> bool:
+def _sees_all(caller: HttpCaller | None, user_id: UUID) -> bool:
     is_owner = isinstance(caller, AuthenticatedUser) and caller.user_id == user_id
     return caller is not None and (is_owner or may(caller, Scope.USERS_READ))
 
 
-def _show(
-    record: UserRecord, response: Response, caller: AuthenticatedUser | AuthenticatedClient | None
-) -> UserRecord | PublicProfile:
+def _show(record: UserRecord, response: Response, caller: HttpCaller | None) -> UserRecord | PublicProfile:
     """What the caller may see of the user, with its tag."""
     if _sees_all(caller, record.id):
         response.headers["ETag"] = etag_of(record)

@@ -3,10 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import (
-    BaseModel,
-    Field,
-)
+from pydantic import BaseModel, Field
 
 from src.api.schemas.fields import EXAMPLE_TOKEN, Body, Token
 from src.core.fields import Email, Name, Password

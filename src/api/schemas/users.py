@@ -4,11 +4,7 @@ from datetime import datetime
 from typing import Annotated, cast
 from uuid import UUID
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-)
+from pydantic import BaseModel, ConfigDict, Field
 
 from src.api.schemas.fields import EXAMPLE_TOKEN, Body, NextCursor, Query
 from src.core.fields import Email, Name, SearchText

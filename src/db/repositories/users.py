@@ -86,15 +86,11 @@ class UserRepository(BaseRepository[UserModel]):
     async def find_hashed_password(self, user_id: UUID) -> str | None:
         return await self._session.scalar(select(UserModel.hashed_password).where(UserModel.id == user_id))
 
-    async def lock_address(self, email: str, *, and_user: UUID | None = None, and_admins: bool = False) -> None:
-        """Lock the rows of an address (and one more, and the active administrators), in the order of their ids, before
-        tokens and sessions: this lock order prevents deadlocks. Rows that refer to these may be inserted meanwhile: an
-        email about somebody else's account waits for nobody. (SQLite has one writer at a time.)"""
-        await self._lock(UserModel.email == email, UserModel.id == and_user, and_admins=and_admins)
-
-    async def lock_addresses(self, emails: Collection[str]) -> None:
-        """Lock the rows of many addresses, as `lock_address` does."""
-        await self._lock(UserModel.email.in_(emails), and_admins=False)
+    async def lock_addresses(self, *emails: str, and_user: UUID | None = None, and_admins: bool = False) -> None:
+        """Lock the rows of these addresses (and one more, and the active administrators) in the order of their ids,
+        before tokens and sessions: this lock order prevents deadlocks. Rows that refer to these may be inserted
+        meanwhile: an email about somebody else's account waits for nobody. (SQLite has one writer at a time.)"""
+        await self._lock(UserModel.email.in_(emails), UserModel.id == and_user, and_admins=and_admins)
 
     async def lock_invitation(self, email: str) -> None:
         """Until the transaction ends, nobody else invites this address: two who invite somebody new at once have no row
@@ -103,7 +99,7 @@ class UserRepository(BaseRepository[UserModel]):
             await self._session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(email, 1))))
 
     async def lock_users(self, *user_ids: UUID | None, and_admins: bool = False) -> None:
-        """Lock these (and the active administrators), as `lock_address` does."""
+        """Lock these (and the active administrators), as `lock_addresses` does."""
         await self._lock(UserModel.id.in_([id_ for id_ in user_ids if id_]), and_admins=and_admins)
 
     async def has_other_admin(self, user_id: UUID) -> bool:
@@ -191,7 +187,7 @@ class UserRepository(BaseRepository[UserModel]):
         """The newest sign-ups of an address that a link can still activate.
 
         With `lock`, they stay until the transaction ends, and one that somebody else has locked is left out: a sign-up
-        that came after `lock_address` may be activated or deleted at this moment.
+        that came after `lock_addresses` may be activated or deleted at this moment.
         """
         query = (
             select(UserModel)
