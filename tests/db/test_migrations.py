@@ -9,13 +9,23 @@ from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
 from src.core.kinds import TokenPurpose
 from src.db import AsyncDatabaseManager, BaseModel
-from src.db.migrations import DatabaseNotReadyError, head, is_current, migrate, migrating_connection, prepare
+from src.db.migrations import (
+    DatabaseNotReadyError,
+    _revisions,
+    head,
+    is_current,
+    migrate,
+    migrating_connection,
+    prepare,
+)
 from src.db.models import AuditEventModel
 from src.db.repositories import AuditEventRepository, UserRepository, UserTokenRepository
 from tests.repositories.test_user import make_user
@@ -246,3 +256,10 @@ async def test_migrating_does_not_silence_the_services_loggers(empty_url: str) -
     assert not logger.disabled
     assert logger.isEnabledFor(logging.WARNING)
     await database.disconnect()
+
+
+def test_the_revisions_are_those_that_alembic_finds() -> None:
+    scripts = ScriptDirectory.from_config(Config("alembic.ini"))
+
+    assert head() == scripts.get_current_head()
+    assert {script.revision: str(script.down_revision) for script in scripts.walk_revisions()} == _revisions()
