@@ -8,17 +8,21 @@ that open mailed links for people post from elsewhere.
 
 import base64
 import hashlib
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Query, Request, Response
-from fastapi.templating import Jinja2Templates
+from fastapi.responses import HTMLResponse
 
 from src.api.dependencies import ContextDep
 from src.core.exceptions import AppException, ValidationException
 from src.core.passwords import PASSWORD_MAX_LENGTH
 from src.services import AccountService, Context, CredentialService
 from src.services.accounts import PendingSignUp
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _FOLDER = Path(__file__).parent / "templates"
 _STYLE = (_FOLDER / "style.css").read_text("utf-8")
@@ -31,8 +35,15 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",  # the address of this page holds the token
 }
 
-_templates = Jinja2Templates(_FOLDER)
-_templates.env.globals["style"] = _STYLE
+
+@lru_cache
+def _templates() -> "Environment":
+    """Loaded with the first page: many services never show one."""
+    from jinja2 import Environment, FileSystemLoader
+
+    templates = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
+    templates.globals["style"] = _STYLE
+    return templates
 
 
 async def _mark_as_page(request: Request) -> None:
@@ -48,79 +59,73 @@ PasswordInForm = Annotated[str | None, Form(max_length=PASSWORD_MAX_LENGTH)]
 
 
 @router.get("/activate")
-async def show_activation(request: Request, context: ContextDep, token: TokenInQuery = "") -> Response:
+async def show_activation(context: ContextDep, token: TokenInQuery = "") -> Response:
     sign_up = await AccountService(context).preview_activation(token)
-    return _render(request, "activate.html", token=token, sign_up=sign_up)
+    return _render("activate.html", token=token, sign_up=sign_up)
 
 
 @router.post("/activate")
-async def confirm_activation(
-    request: Request, context: ContextDep, token: TokenInForm, password: PasswordInForm = None
-) -> Response:
+async def confirm_activation(context: ContextDep, token: TokenInForm, password: PasswordInForm = None) -> Response:
     outcome = await AccountService(context).confirm_activation(token, password)
     if isinstance(outcome, PendingSignUp):
-        return _render(request, "activate.html", status_code=400, token=token, sign_up=outcome)
-    return _render(request, "activated.html")
+        return _render("activate.html", status_code=400, token=token, sign_up=outcome)
+    return _render("activated.html")
 
 
 @router.get("/password-reset")
-async def show_password_reset(request: Request, context: ContextDep, token: TokenInQuery = "") -> Response:
+async def show_password_reset(context: ContextDep, token: TokenInQuery = "") -> Response:
     email = await CredentialService(context).preview_password_reset(token)
-    return _ask_password(request, "password_reset.html", context, token=token, email=email)
+    return _ask_password("password_reset.html", context, token=token, email=email)
 
 
 @router.post("/password-reset")
-async def reset_password(
-    request: Request, context: ContextDep, token: TokenInForm, new_password: NewPasswordInForm = ""
-) -> Response:
+async def reset_password(context: ContextDep, token: TokenInForm, new_password: NewPasswordInForm = "") -> Response:
     email = await CredentialService(context).preview_password_reset(token)
     try:
         await CredentialService(context).reset_password(token=token, new_password=new_password)
     except ValidationException as refusal:  # the link is still good: let the person choose another password
-        return _ask_password(request, "password_reset.html", context, token=token, email=email, refusal=refusal)
-    return _render(request, "password_reset_done.html")
+        return _ask_password("password_reset.html", context, token=token, email=email, refusal=refusal)
+    return _render("password_reset_done.html")
 
 
 @router.get("/email-change")
-async def show_email_change(request: Request, context: ContextDep, token: TokenInQuery = "") -> Response:
+async def show_email_change(context: ContextDep, token: TokenInQuery = "") -> Response:
     email = await CredentialService(context).preview_email_change(token)
-    return _render(request, "email_change.html", token=token, email=email)
+    return _render("email_change.html", token=token, email=email)
 
 
 @router.post("/email-change")
-async def confirm_email_change(request: Request, context: ContextDep, token: TokenInForm) -> Response:
+async def confirm_email_change(context: ContextDep, token: TokenInForm) -> Response:
     await CredentialService(context).confirm_email_change(token)
-    return _render(request, "email_changed.html")
+    return _render("email_changed.html")
 
 
 @router.get("/email-revert")
-async def show_email_revert(request: Request, context: ContextDep, token: TokenInQuery = "") -> Response:
+async def show_email_revert(context: ContextDep, token: TokenInQuery = "") -> Response:
     email = await CredentialService(context).preview_email_revert(token)
-    return _render(request, "email_revert.html", token=token, email=email)
+    return _render("email_revert.html", token=token, email=email)
 
 
 @router.post("/email-revert")
-async def revert_email_change(request: Request, context: ContextDep, token: TokenInForm) -> Response:
+async def revert_email_change(context: ContextDep, token: TokenInForm) -> Response:
     await CredentialService(context).revert_email_change(token)
-    return _render(request, "email_reverted.html")
+    return _render("email_reverted.html")
 
 
 @router.get("/invitation")
-async def show_invitation(request: Request, context: ContextDep, token: TokenInQuery = "") -> Response:
+async def show_invitation(context: ContextDep, token: TokenInQuery = "") -> Response:
     email = await AccountService(context).preview_invitation(token)
-    return _ask_password(request, "invitation.html", context, token=token, email=email)
+    return _ask_password("invitation.html", context, token=token, email=email)
 
 
 @router.post("/invitation")
-async def accept_invitation(
-    request: Request, context: ContextDep, token: TokenInForm, new_password: NewPasswordInForm = ""
-) -> Response:
+async def accept_invitation(context: ContextDep, token: TokenInForm, new_password: NewPasswordInForm = "") -> Response:
     email = await AccountService(context).preview_invitation(token)
     try:
         await AccountService(context).accept_invitation(token=token, password=new_password)
     except ValidationException as refusal:
-        return _ask_password(request, "invitation.html", context, token=token, email=email, refusal=refusal)
-    return _render(request, "invitation_accepted.html")
+        return _ask_password("invitation.html", context, token=token, email=email, refusal=refusal)
+    return _render("invitation_accepted.html")
 
 
 def is_page(request: Request) -> bool:
@@ -130,15 +135,12 @@ def is_page(request: Request) -> bool:
 def render_refusal(request: Request, error: AppException) -> Response:
     """The error as a page, for somebody who followed a link: what is wrong, and what to do about this kind of link."""
     page = request.url.path.rpartition("/")[2]
-    response = _render(
-        request, "refused.html", status_code=error.status_code, page=page, code=error.code, reason=error.detail
-    )
+    response = _render("refused.html", status_code=error.status_code, page=page, code=error.code, reason=error.detail)
     response.headers.update(error.headers)
     return response
 
 
 def _ask_password(
-    request: Request,
     template: str,
     context: Context,
     *,
@@ -150,9 +152,9 @@ def _ask_password(
     reason = refusal.details["fields"][0]["reason"] if refusal else None
     min_length = context.settings.auth_password_min_length
     values = {"token": token, "email": email, "reason": reason, "min_length": min_length}
-    return _render(request, template, status_code=422 if refusal else 200, **values)
+    return _render(template, status_code=422 if refusal else 200, **values)
 
 
-def _render(request: Request, template: str, *, status_code: int = 200, **values: Any) -> Response:
-    values |= {"has_failed": status_code >= 400}
-    return _templates.TemplateResponse(request, template, values, status_code=status_code, headers=_HEADERS)
+def _render(template: str, *, status_code: int = 200, **values: Any) -> Response:
+    html = _templates().get_template(template).render(values, has_failed=status_code >= 400)
+    return HTMLResponse(html, status_code=status_code, headers=_HEADERS)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from src.core.kinds import EmailKind
@@ -35,6 +34,8 @@ class MessageTemplates:
     """The words, from a deployment's own folder where it has a file, from ours where it has not."""
 
     def __init__(self, override: Path | None = None) -> None:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined  # needed only where emails are sent
+
         loader = FileSystemLoader([*([override] if override else []), TEMPLATES])
         self._html = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
         self._html.globals |= {"layout": "layout.html", "p": _html_p, "facts": _html_facts, "button": _html_button}
