@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
-from typing import Literal, Self
-
-import aiosmtplib
+from typing import TYPE_CHECKING, Literal, Self
 
 from src.core.settings import Settings
 from src.email.messages import Message
+
+if TYPE_CHECKING:
+    import aiosmtplib
 
 GOODBYE_SECONDS = 1
 TIMEOUT_SECONDS = 10  # for each step of the conversation; the dispatcher bounds the whole
@@ -59,7 +60,9 @@ class EmailUtils:
             await server.mail(address, options=[] if address.isascii() else ["SMTPUTF8"], encoding="utf-8")
 
     @asynccontextmanager
-    async def _connected(self) -> AsyncGenerator[aiosmtplib.SMTP, None]:
+    async def _connected(self) -> AsyncGenerator["aiosmtplib.SMTP", None]:
+        import aiosmtplib  # needed only where emails are sent
+
         server = aiosmtplib.SMTP(
             hostname=self.host,
             port=self.port,

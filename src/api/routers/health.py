@@ -27,7 +27,7 @@ async def live() -> Health:
     return Health()
 
 
-@router.get("/ready", responses=document(ServiceUnavailableException))
+@router.get("/ready", responses=document(ServiceUnavailableException, defines_schema=True))
 async def ready(session: SessionDep) -> Readiness:
     """Whether requests can be served: the database answers and its tables are those that this version needs.
 
