@@ -67,7 +67,7 @@ class Account:
 
 
 def create_account(service: Service) -> Account:
-    """Sign up, and follow the link, which is in the answer where no mail is configured."""
+    """Sign up, and follow the link, which is in the answer where SMTP is not configured."""
     email = f"{uuid4()}@example.com"
     sign_up = service.ask("POST", "/auth/signup", {"email": email, "password": PASSWORD, "name": "Somebody"})
     service.ask("POST", "/auth/activate", {"token": sign_up["activation_url"].partition("token=")[2]})
