@@ -3,17 +3,18 @@
 .PHONY: help install run test test-slow lint check migrate migration bench bench-compare image lock
 
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 PORT ?= 8000
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: .venv/.installed ## Make .venv with the locked development dependencies (done once)
+install: $(VENV)/.installed ## Make .venv with the locked development dependencies (done once)
 
-.venv/.installed: requirements-dev.txt
+$(VENV)/.installed: requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
-	@$(PYTHON) -m venv .venv || { echo "The module venv is missing: install it (Debian: apt install python3-venv)."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "The module venv is missing: install it (Debian: apt install python3-venv)."; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
