@@ -1,29 +1,24 @@
 """Mail as people run it: real processes, a real mail server that fails in every way, and processes that are killed."""
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import update
 
 from src.db import AsyncDatabaseManager, BaseModel
 from src.db.base import utc_now
 from src.db.models import OutboxEmailModel, OutboxStatus
-from src.db.repositories import OutboxRepository
-from tests.smtp_server import MailServer, Mood, link_in
-from tests.steps import PASSWORD, token_of
-from tests.test_running import ROOT, Running, run_service
+from tests.support.outbox import change_emails, list_emails
+from tests.support.processes import Running, run_service, run_worker
+from tests.support.smtp_server import MailServer, Mood, link_in
+from tests.support.steps import PASSWORD, token_of
 
 pytestmark = pytest.mark.slow
 
@@ -40,24 +35,6 @@ def wiring(database_url: str, server: MailServer, **environment: str) -> dict[st
     } | environment
 
 
-@contextmanager
-def run_worker(tmp_path: Path, **environment: str) -> Iterator[Running]:
-    log = tmp_path / "worker.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "src.worker"],
-            cwd=ROOT,
-            env=os.environ | environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        yield Running(process, 0, log)
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(SECONDS):
         while not await condition():
@@ -71,32 +48,21 @@ async def until_it_has(server: MailServer, count: int) -> None:
     await until(has)
 
 
-async def mails(database: AsyncDatabaseManager) -> dict[str, OutboxEmailModel]:
-    async with database.session() as session:
-        return {mail.to_email: mail for mail in await OutboxRepository(session).list()}
-
-
 async def until_all_are_sent(database: AsyncDatabaseManager) -> None:
     async def are_sent() -> bool:
-        return {mail.status for mail in (await mails(database)).values()} == {OutboxStatus.SENT}
+        return {mail.status for mail in await list_emails(database)} == {OutboxStatus.SENT}
 
     await until(are_sent)
 
 
-async def change_mails(database: AsyncDatabaseManager, **values: Any) -> None:
-    async with database.session() as session:
-        await session.execute(update(OutboxEmailModel).values(values))
-        await session.commit()
-
-
 async def make_due(database: AsyncDatabaseManager) -> None:
     """As if the wait for the next attempt were over."""
-    await change_mails(database, due_at=utc_now())
+    await change_emails(database, due_at=utc_now())
 
 
 async def end_leases(database: AsyncDatabaseManager) -> None:
     """As if the minute of a lease had passed since its holder was killed."""
-    await change_mails(database, leased_until=utc_now() - timedelta(seconds=1))
+    await change_emails(database, leased_until=utc_now() - timedelta(seconds=1))
 
 
 def sign_up(service: Running, email: str = "ana@example.com") -> float:
@@ -106,11 +72,6 @@ def sign_up(service: Running, email: str = "ana@example.com") -> float:
     assert response.status_code == 201, response.text
     assert response.json()["activation_url"] is None
     return time.monotonic() - began
-
-
-def kill(running: Running) -> None:
-    running.process.kill()
-    running.process.wait(5)
 
 
 async def test_a_mail_arrives_at_once_and_its_link_works(database_url: str, tmp_path: Path) -> None:
@@ -163,19 +124,25 @@ async def test_whatever_the_mail_server_does_sign_ups_go_on_and_every_mail_arriv
         server.becomes("well")
         with server:
             async with asyncio.timeout(SECONDS):
-                while {mail.status for mail in (await mails(database)).values()} != {OutboxStatus.SENT}:
+                while {mail.status for mail in await list_emails(database)} != {OutboxStatus.SENT}:
                     await make_due(database)
                     await asyncio.sleep(0.1)
 
         assert "Traceback" not in service.log
+    emails = await list_emails(database)
     assert max(took) < usual * 3 + 1
-    assert Counter(server.recipients) == Counter([*await mails(database), *server.unanswered])
-    assert len({mail["Message-ID"] for mail in server.mails}) == len(await mails(database))
+    assert Counter(server.recipients) == Counter([*(email.to_email for email in emails), *server.unanswered])
+    assert len({mail["Message-ID"] for mail in server.mails}) == len(emails)
+
+
+async def find_email(database: AsyncDatabaseManager, to_email: str) -> OutboxEmailModel:
+    [email] = [each for each in await list_emails(database) if each.to_email == to_email]
+    return email
 
 
 async def until_it_failed(database: AsyncDatabaseManager, email: str) -> None:
     async def failed() -> bool:
-        mail = (await mails(database))[email]
+        mail = await find_email(database, email)
         return mail.last_error is not None and mail.lease_id is None
 
     await until(failed)
@@ -189,7 +156,7 @@ async def test_a_service_that_is_killed_before_it_could_send_loses_nothing(
     with run_service(tmp_path, **environment) as service:
         service.wait_until_ready()
         sign_up(service)
-        kill(service)
+        service.kill()
 
     with server, run_worker(tmp_path, **environment):
         await until_all_are_sent(database)
@@ -208,10 +175,10 @@ async def test_a_worker_that_is_killed_between_sending_and_marking_repeats_that_
             sign_up(service)
             with run_worker(tmp_path, **environment) as worker:
                 await until_it_has(server, 1)
-                kill(worker)
+                worker.kill()
             sign_up(service, "bob@example.com")
         server.becomes("well")
-        [held] = [mail for mail in (await mails(database)).values() if mail.lease_id]
+        [held] = [mail for mail in await list_emails(database) if mail.lease_id]
         assert (held.to_email, held.status) == ("ana@example.com", OutboxStatus.QUEUED)
 
         with run_worker(tmp_path, **environment):
@@ -240,7 +207,7 @@ async def test_a_worker_that_is_killed_before_the_server_took_the_mail_sends_it_
                     return server.tried > 0
 
                 await until(hangs)
-                kill(worker)
+                worker.kill()
         server.becomes("well")
         await end_leases(database)
 
@@ -262,7 +229,7 @@ async def test_a_stop_lets_through_what_is_being_sent(
         service.process.send_signal(signal.SIGTERM)
         service.process.wait(8)
 
-        assert [mail.status for mail in (await mails(database)).values()] == [OutboxStatus.SENT]
+        assert [mail.status for mail in await list_emails(database)] == [OutboxStatus.SENT]
         assert "Traceback" not in service.log
 
 
@@ -283,7 +250,7 @@ async def test_a_stop_gives_back_what_hangs_so_that_another_may_send_it_at_once(
 
             assert time.monotonic() - began < 5
             assert "Traceback" not in service.log
-        [mail] = (await mails(database)).values()
+        [mail] = await list_emails(database)
         assert (mail.status, mail.attempts, mail.lease_id) == (OutboxStatus.QUEUED, 0, None)
 
 
@@ -299,7 +266,7 @@ async def test_a_stop_while_the_server_owes_its_goodbye_repeats_nothing(
         service.process.send_signal(signal.SIGTERM)
         service.process.wait(8)
 
-        assert [mail.status for mail in (await mails(database)).values()] == [OutboxStatus.SENT]
+        assert [mail.status for mail in await list_emails(database)] == [OutboxStatus.SENT]
 
 
 async def test_two_workers_share_the_mails_and_stop_when_told(

@@ -17,7 +17,7 @@ from src.testing import (
     test_database,
     test_session,
 )
-from tests.repositories.test_user import make_user
+from tests.support.factories import make_user
 
 
 async def test_repo_directly() -> None:

@@ -17,18 +17,15 @@ from src.core.passwords import hash_password
 from src.db.models import EventKind, UserModel
 from src.services.clients import ClientSecret
 from src.services.imports import import_people
-from tests.conftest import Service
-from tests.steps import (
+from tests.support.factories import add_users, expire_links
+from tests.support.service import MailingService, Service, accounts_of, clients_of
+from tests.support.steps import (
     PASSWORD,
     LoggedIn,
-    accounts_of,
     activate,
-    add_users,
     bearer,
-    clients_of,
     create_account,
     create_client,
-    expire_links,
     log_in,
     post_client_credentials,
     post_log_in,
@@ -64,7 +61,7 @@ class Stage:
     """Where one flow plays: with people of its own, and one administrator whom all flows share."""
 
     service: Service  # its links are in its answers
-    mailing: Service
+    mailing: MailingService
     root: LoggedIn
     number: int
 
@@ -105,7 +102,6 @@ class Stage:
         return token_of(response.json()["email_change_url"])
 
     async def email_revert_link(self) -> str:
-        assert self.mailing.mailbox is not None
         await create_account(self.mailing, self.address())
         ana = await log_in(self.mailing, self.address())
         body = {"new_email": self.address("ana-moved"), "current_password": PASSWORD}

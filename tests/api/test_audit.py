@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import json
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qsl
@@ -12,37 +12,36 @@ from uuid import UUID
 
 import pytest
 from httpx import ASGITransport, AsyncClient, Request, Response
-from sqlalchemy import Row, delete, event, select, text
+from sqlalchemy import Row, delete, select, text
 
 from src.core.exceptions import AppException
-from src.db import AsyncDatabaseManager, BaseModel
+from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import AuditEventModel, EventKind, EventOutcome, ServiceClientModel, UserModel
 from tests.api.audit_table import HERE, NOBODY, TABLE, Act, Event, Stage
-from tests.conftest import Service, StartService
-from tests.steps import (
+from tests.support.databases import count_statements, dump, dump_events, read_all_but_events
+from tests.support.hashing import count_hashes, hold, start_waiting
+from tests.support.service import Service, StartMailingService, StartService
+from tests.support.steps import (
     PASSWORD,
     LoggedIn,
     bearer,
-    count_hashes,
     create_account,
     create_admin,
     create_client,
-    hold,
     log_in,
     post_log_in,
     refusal,
     service_token,
-    start_waiting,
     token_of,
 )
 
 
 async def test_every_act_leaves_its_event_with_nothing_secret_and_a_refused_one_nothing_else(
-    start_service: StartService, database: AsyncDatabaseManager
+    start_service: StartService, start_mailing_service: StartMailingService, database: AsyncDatabaseManager
 ) -> None:
     service = await start_service(auth_return_token_in_response=True)
-    mailing = await start_service(mail=True)
+    mailing = await start_mailing_service()
     secrets = listen_for_secrets(service, mailing)
     root = await create_admin(service, "root@example.com")
     left: dict[str, list[Event]] = {}
@@ -52,18 +51,18 @@ async def test_every_act_leaves_its_event_with_nothing_secret_and_a_refused_one_
     for number, line in enumerate(TABLE):
         name = line.flow.__name__
         act = await line.flow(Stage(service, mailing, root, number))
-        before, newest = await everything_else(database), await newest_event(database)
+        before, newest = await read_all_but_events(database), await newest_event(database)
         secrets |= stored_secrets(before)
         told[name] = await code_told(act)
         left[name] = await events_since(database, newest)
-        if line.event.reason and line.changes_nothing and await everything_else(database) != before:
+        if line.event.reason and line.changes_nothing and await read_all_but_events(database) != before:
             also_changed.append(name)
 
     assert left == {line.flow.__name__: [line.event] for line in TABLE}
     reasons = {line.flow.__name__: line.event.reason for line in TABLE if line.is_told}
     assert {name: told[name] for name in reasons} == reasons
     assert also_changed == []
-    events = await dump(database, "audit_events")
+    events = await dump_events(database)
     assert len(secrets) > 250
     assert {secret for secret in secrets if secret in events} == set()
 
@@ -126,16 +125,6 @@ async def code_told(act: Act) -> str | None:
     return None
 
 
-async def everything_else(database: AsyncDatabaseManager) -> dict[str, Sequence[Row[Any]]]:
-    """What is stored, but for the audit trail."""
-    async with database.session() as session:
-        return {
-            name: (await session.execute(table.select().order_by(table.c.id))).all()
-            for name, table in BaseModel.metadata.tables.items()
-            if name != AuditEventModel.__tablename__
-        }
-
-
 async def list_events(database: AsyncDatabaseManager) -> Sequence[AuditEventModel]:
     """The newest first."""
     async with database.session() as session:
@@ -180,7 +169,7 @@ async def test_that_the_service_is_busy_is_no_refusal(
 ) -> None:
     service = await start_service(auth_hash_threads=1, auth_hash_queue_size=2)
     gate = asyncio.get_running_loop().create_future()
-    holding = await hold(service.app.state.hash_pool, gate, jobs=3)
+    holding = await hold(service.hash_pool, gate, jobs=3)
 
     response = await post_log_in(service)
 
@@ -214,7 +203,7 @@ class TestAnUnknownAddress:
         assert ghost == again != spirit
         assert ghost is not None
         assert len(bytes.fromhex(ghost)) == 32
-        guessable = [b"", b"fingerprint", b"audit", b"address", service.app.state.settings.issuer.encode()]
+        guessable = [b"", b"fingerprint", b"audit", b"address", service.settings.issuer.encode()]
         assert ghost not in [hmac.digest(key, b"ghost@example.com", "sha256").hex() for key in guessable]
         assert ghost != hashlib.sha256(b"ghost@example.com").hexdigest()
 
@@ -231,33 +220,12 @@ class TestAnUnknownAddress:
         await service.client.patch(f"/api/users/{disabled}", json={"is_active": False}, headers=root.bearer)
 
         asked = {
-            name: await count_statements(service, post_log_in(service, f"{name}@example.com", password))
+            name: await count_statements(service.database, post_log_in(service, f"{name}@example.com", password))
             for name, password in (("ana", "a-wrong-password"), ("ghost", PASSWORD), ("disabled", PASSWORD))
         }
 
-        assert asked["ana"] > 0
-        assert set(asked.values()) == {asked["ana"]}
-
-
-async def count_statements(service: Service, request: Awaitable[Response]) -> int:
-    statements: list[str] = []
-    engine = service.database.engine.sync_engine
-
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        statements.append(statement)
-
-    event.listen(engine, "before_cursor_execute", note)
-    await request
-    event.remove(engine, "before_cursor_execute", note)
-    return len(statements)
-
-
-async def dump(database: AsyncDatabaseManager, *names: str) -> str:
-    """All that is stored in these tables (or in all) as one text."""
-    tables = [table for table in BaseModel.metadata.sorted_tables if not names or table.name in names]
-    async with database.session() as session:
-        rows = [(await session.execute(table.select())).all() for table in tables]
-    return str(rows)
+        assert asked["ana"].total() > 0
+        assert asked == dict.fromkeys(asked, asked["ana"])
 
 
 class TestWhoIsGone:
@@ -309,7 +277,7 @@ class TestWhoIsGone:
 
         await service.client.post("/auth/delete-account", json={"current_password": PASSWORD}, headers=ana.bearer)
 
-        assert user_id.replace("-", "") not in (await dump(database, "audit_events")).replace("-", "")
+        assert user_id.replace("-", "") not in (await dump_events(database)).replace("-", "")
         assert await events_since(database, NOBODY) == [
             Event(EventKind.SIGN_UP, origin=None),
             Event(EventKind.ACTIVATION, origin=None),
@@ -543,11 +511,11 @@ async def get_events(service: Service, who: LoggedIn, **query: str | int) -> Res
 
 
 async def test_asking_for_a_reset_again_while_its_mail_waits_leaves_no_more_events(
-    start_service: StartService, database: AsyncDatabaseManager
+    start_mailing_service: StartMailingService, database: AsyncDatabaseManager
 ) -> None:
-    service = await start_service(mail=True)
+    service = await start_mailing_service()
     await create_account(service)
-    service.client.event_hooks["response"].clear()  # nobody sends
+    service.hold_emails()
     newest = await newest_event(database)
 
     for email in ("ana@example.com", "ghost@example.com") * 3:

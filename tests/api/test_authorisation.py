@@ -11,16 +11,16 @@ from fastapi.routing import iter_route_contexts
 from httpx import ASGITransport, AsyncClient, Response
 
 from src.api.app import app
-from src.api.dependencies import get_email_utils
 from src.core.callers import Scope
 from src.core.passwords import hash_password
 from src.core.tokens import hash_token, new_token
-from src.db import AsyncDatabaseManager, BaseModel
+from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
-from src.db.models import AuditEventModel, SessionModel, TokenPurpose, UserModel, UserTokenModel
+from src.db.models import SessionModel, TokenPurpose, UserModel, UserTokenModel
 from src.services.clients import ClientSecret
-from tests.conftest import Mailbox, Service, StartService
-from tests.steps import PASSWORD, bearer, clients_of, create_client
+from tests.support.databases import read_all_but_events
+from tests.support.service import Service, StartMailingService, clients_of
+from tests.support.steps import NEW_PASSWORD, PASSWORD, bearer, create_client
 
 # Demoted: an administrator until a moment ago, by the token from before. Service: by a token for exactly the scope that
 # heads the section; unscoped: for all others (where none heads it: for all, and for none). Revoked: as the service, but
@@ -111,7 +111,6 @@ REFUSALS = {
     (403, "FIELDS_FORBIDDEN"): "fields",
 }
 
-NEW_PASSWORD = "another-pass-12-chars"
 VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 
@@ -185,7 +184,7 @@ class Stage:
         return self.cast[caller].bearer
 
     def _service(self, client: ClientSecret, scopes: set[Scope]) -> dict[str, str]:
-        return bearer(self.service.app.state.signer.sign_service_access(client.client_id, scopes))
+        return bearer(self.service.signer.sign_service_access(client.client_id, scopes))
 
 
 # What a request needs besides its token; a route that is not here needs nothing.
@@ -251,9 +250,9 @@ def new_session(user: UserModel) -> SessionModel:
     return SessionModel(user_id=user.id, idle_expires_at=ends_at, expires_at=ends_at)
 
 
-async def set_up(start_service: StartService) -> Stage:
-    service = await start_service()
-    service.app.dependency_overrides[get_email_utils] = lambda: Mailbox()  # mail is queued, and nobody sends it
+async def set_up(start_mailing_service: StartMailingService) -> Stage:
+    service = await start_mailing_service()
+    service.hold_emails()
     client, revoked_client = await create_client(service, *Scope), await create_client(service, *Scope, name="revoked")
     async with clients_of(service) as clients:
         await clients.revoke("revoked")
@@ -299,7 +298,7 @@ async def make_refresh_tokens(service: Service) -> list[str]:
         sessions = [new_session(bystander) for _ in range(2 * len(CALLERS))]
         session.add_all(sessions)
         await session.commit()
-    return [service.app.state.signer.sign_refresh(each.id, generation=1) for each in sessions]
+    return [service.signer.sign_refresh(each.id, generation=1) for each in sessions]
 
 
 async def assemble(service: Service) -> dict[str, Person]:
@@ -315,7 +314,7 @@ async def assemble(service: Service) -> dict[str, Person]:
     cast = {}
     for role, user in users.items():
         current, other = sessions[role]
-        token = service.app.state.signer.sign_access(user.id, current.id)
+        token = service.signer.sign_access(user.id, current.id)
         cast[role] = Person(user.id, user.email, current.id, other.id, bearer(token))
     for role, change in {"disabled": {"is_active": False}, "demoted": {"is_admin": False}}.items():
         response = await patch(service, cast["another admin"], cast[role], **change)
@@ -358,13 +357,6 @@ def is_refusal(verdict: str) -> bool:
     return verdict in REFUSALS.values()
 
 
-async def stored(database: AsyncDatabaseManager) -> list[Any]:
-    """Everything but the audit trail."""
-    tables = [table for table in BaseModel.metadata.sorted_tables if table is not AuditEventModel.__table__]
-    async with database.session() as session:
-        return [(await session.execute(table.select().order_by(table.c.id))).all() for table in tables]
-
-
 async def differences(stage: Stage, row: Row, is_wanted: Callable[[str], bool]) -> dict[str, str]:
     """The cells of a row in which the application decides otherwise, of those with a verdict that is wanted."""
     answers = {caller: await ask(stage, row, caller) for caller, verdict in row.verdicts.items() if is_wanted(verdict)}
@@ -372,21 +364,21 @@ async def differences(stage: Stage, row: Row, is_wanted: Callable[[str], bool]) 
 
 
 async def test_nobody_may_do_what_the_table_refuses_them_and_a_refusal_changes_nothing(
-    start_service: StartService, database: AsyncDatabaseManager
+    start_mailing_service: StartMailingService, database: AsyncDatabaseManager
 ) -> None:
-    stage = await set_up(start_service)
-    before = await stored(database)
+    stage = await set_up(start_mailing_service)
+    before = await read_all_but_events(database)
 
     wrong: dict[str, str] = {}
     for row in TABLE:
         wrong |= await differences(stage, row, is_refusal)
 
     assert wrong == {}
-    assert await stored(database) == before
+    assert await read_all_but_events(database) == before
 
 
-async def test_everybody_may_do_what_the_table_grants_them(start_service: StartService) -> None:
-    stage = await set_up(start_service)
+async def test_everybody_may_do_what_the_table_grants_them(start_mailing_service: StartMailingService) -> None:
+    stage = await set_up(start_mailing_service)
 
     wrong: dict[str, str] = {}
     for row in TABLE:

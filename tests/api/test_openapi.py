@@ -13,17 +13,13 @@ from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
 from src.api.app import create_app
-from src.api.app import db as production_db
-from src.api.dependencies import get_email_utils
 from src.core.passwords import UNUSABLE_PASSWORD
 from src.core.tokens import TokenSigner
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import SessionModel, UserModel
 from src.db.repositories import SessionRepository, UserRepository
-from tests.conftest import Mailbox, Service, make_settings
-
-METHODS = ("get", "post", "put", "patch", "delete")
+from tests.support.service import METHODS, Mailbox, Service, make_settings, use_database, use_mailbox
 
 
 @pytest.fixture
@@ -122,10 +118,10 @@ async def log_in_an_admin(url: str, signer: TokenSigner) -> dict[str, str]:
 
 @pytest.mark.parametrize("is_admin", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_whatever_is_sent_the_answer_is_a_documented_one(migrated_sqlite_copy: str, *, is_admin: bool) -> None:
-    app, mailbox = create_app(make_settings()), Mailbox()
+    app = create_app(make_settings())
     database = AsyncDatabaseManager(migrated_sqlite_copy)
-    app.dependency_overrides[production_db.session_dependency] = database.session_dependency
-    app.dependency_overrides[get_email_utils] = lambda: mailbox
+    use_database(app, database)
+    use_mailbox(app, Mailbox())
     contract = schemathesis.openapi.from_asgi("/openapi.json", app)
 
     for found in contract.get_all_operations():

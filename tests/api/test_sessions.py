@@ -10,28 +10,24 @@ import pytest
 from sqlalchemy import text, update
 
 from src.core.passwords import hash_password, verify_password
-from src.core.tokens import TokenSigner
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import SessionModel, UserModel
 from src.db.repositories import SessionRepository, UserRepository
-from tests.conftest import Service, StartService
-from tests.steps import (
+from tests.support.hashing import count_hashes, hold, start_waiting
+from tests.support.service import Service, StartService
+from tests.support.steps import (
+    NEW_PASSWORD,
     PASSWORD,
     LoggedIn,
-    count_hashes,
     create_account,
-    hold,
     log_in,
     me,
     post_log_in,
     read_tokens,
     refresh,
     sign_up,
-    start_waiting,
 )
-
-NEW_PASSWORD = "another-pass-12-chars"
 
 
 async def change(database: AsyncDatabaseManager, model: type[UserModel] | type[SessionModel], **values: object) -> None:
@@ -54,7 +50,7 @@ async def only_session(database: AsyncDatabaseManager) -> SessionModel:
 
 
 def generation(service: Service, refresh_token: str) -> int:
-    signer: TokenSigner = service.app.state.signer
+    signer = service.signer
     return signer.read_refresh(refresh_token).generation
 
 
@@ -371,7 +367,7 @@ class TestRefresh:
         assert response.json()["code"] == "INVALID_REFRESH_TOKEN"
 
     async def test_a_token_of_a_session_that_never_was_is_a_401(self, service: Service) -> None:
-        signer: TokenSigner = service.app.state.signer
+        signer = service.signer
 
         assert (await refresh(service, signer.sign_refresh(uuid4(), 1))).status_code == 401
 

@@ -10,10 +10,11 @@ from sqlalchemy import select
 
 from src.db import AsyncDatabaseManager
 from src.db.models import UserModel
-from tests.conftest import Service, StartService
-from tests.steps import (
+from tests.support.factories import add_users
+from tests.support.service import Service, StartService
+from tests.support.steps import (
+    UNKNOWN_ID,
     LoggedIn,
-    add_users,
     bearer,
     create_account,
     create_admin,
@@ -24,8 +25,6 @@ from tests.steps import (
     service_token,
     sign_up,
 )
-
-UNKNOWN_ID = "00000000-0000-0000-0000-000000000000"
 
 
 async def read(service: Service, user_id: str, who: LoggedIn | None = None) -> Response:

@@ -25,9 +25,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.smtp_server import MailServer, link_in
-from tests.steps import PASSWORD, token_of
-from tests.test_running import ROOT, run_service
+from tests.support.processes import ROOT, run_service
+from tests.support.smtp_server import MailServer, link_in
+from tests.support.steps import PASSWORD, token_of
 
 Scheme = Literal["light", "dark"]
 

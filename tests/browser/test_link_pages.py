@@ -5,8 +5,8 @@ from selenium.webdriver import Keys
 from selenium.webdriver.common.by import By
 
 from tests.browser.conftest import Browser, Live
-from tests.smtp_server import link_in
-from tests.steps import PASSWORD
+from tests.support.smtp_server import link_in
+from tests.support.steps import PASSWORD
 
 pytestmark = pytest.mark.slow
 

@@ -20,6 +20,7 @@ from src.core.passwords import (
     needs_rehash,
     verify_password,
 )
+from tests.support.hashing import nobody_is_gone
 
 ROUNDS = 4
 
@@ -140,10 +141,6 @@ class TestPolicy:
 
     def test_the_licence_of_the_list_is_no_password(self) -> None:
         self.check("# Copyright (c) 2021 @zxcvbn-ts")
-
-
-async def nobody_is_gone() -> bool:
-    return False
 
 
 class TestPool:

@@ -1,8 +1,5 @@
 """Mail travels by real SMTP, and only to the server that was meant."""
 
-import ssl
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,49 +7,16 @@ from uuid import uuid4
 
 import aiosmtplib
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from src.db import AsyncDatabaseManager
 from src.email import EmailUtils, Message
 from src.services.outbox import Dispatcher
-from tests.conftest import StartService, make_settings
-from tests.smtp_server import MailServer, link_in
-from tests.steps import activate, sign_up, token_of
+from tests.support.certificates import make_certificate, tls_of
+from tests.support.service import StartMailingService, make_settings
+from tests.support.smtp_server import MailServer, link_in
+from tests.support.steps import activate, sign_up, token_of
 
 MESSAGE = Message(id=uuid4(), to="ana@example.com", subject="Olá", text="Olá: O'Brien\n.\n", html="<p>Olá</p>")
-
-
-def make_certificate(folder: Path, host: str = "127.0.0.1") -> Path:
-    """A self-signed certificate and its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mail")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ) + certificate.public_bytes(serialization.Encoding.PEM)
-    path = folder / f"{host}.pem"
-    path.write_bytes(pem)
-    return path
-
-
-def tls_of(certificate: Path) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
-    return context
 
 
 @pytest.fixture
@@ -196,10 +160,10 @@ class TestRefusals:
 
 
 async def test_what_arrives_is_read_by_a_mail_reader_and_its_link_works(
-    start_service: StartService, database: AsyncDatabaseManager
+    start_mailing_service: StartMailingService, database: AsyncDatabaseManager
 ) -> None:
-    service = await start_service(mail=True)
-    service.client.event_hooks["response"].clear()
+    service = await start_mailing_service()
+    service.hold_emails()
     await sign_up(service, name="Ağaoğlu O'Brien")
 
     with MailServer() as server:
@@ -220,10 +184,10 @@ async def test_what_arrives_is_read_by_a_mail_reader_and_its_link_works(
 
 
 async def test_an_address_in_any_script_gets_its_mail(
-    start_service: StartService, database: AsyncDatabaseManager
+    start_mailing_service: StartMailingService, database: AsyncDatabaseManager
 ) -> None:
-    service = await start_service(mail=True)
-    service.client.event_hooks["response"].clear()
+    service = await start_mailing_service()
+    service.hold_emails()
     await sign_up(service, "josé@bücher.example")
 
     with MailServer() as server:

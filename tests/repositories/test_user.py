@@ -1,4 +1,3 @@
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -9,10 +8,7 @@ from src.core.exceptions import UserEmailTakenError, UserNotFoundError
 from src.core.passwords import UNUSABLE_PASSWORD
 from src.db.models import UserModel
 from src.db.repositories import UserFilter, UserRepository
-
-
-def make_user(email: str | None = "ana@example.com", **values: Any) -> UserModel:
-    return UserModel(**({"email": email, "name": "Ana", "hashed_password": "<bcrypt-hash>"} | values))
+from tests.support.factories import make_user
 
 
 class TestUserRepository:

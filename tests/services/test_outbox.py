@@ -23,9 +23,11 @@ from src.db.repositories import OutboxRepository
 from src.email import EmailUtils, Message, MessageKind
 from src.services.outbox import Dispatcher, Outbox, back_off
 from src.services.purge import purge
-from tests.conftest import Mailbox, Service, StartService, make_settings
-from tests.smtp_server import MailServer
-from tests.steps import (
+from tests.support.databases import rows_about_people
+from tests.support.service import Mailbox, MailingService, Service, StartMailingService, make_settings
+from tests.support.smtp_server import MailServer
+from tests.support.steps import (
+    NEW_PASSWORD,
     PASSWORD,
     LoggedIn,
     activate,
@@ -35,19 +37,17 @@ from tests.steps import (
     post_log_in,
     post_sign_up,
     refresh,
-    rows_about_people,
     sign_up,
 )
 
-NEW_PASSWORD = "another-pass-12-chars"
 LEASE = timedelta(seconds=60)
 
 
 @pytest.fixture
-async def queueing(start_service: StartService) -> Service:
+async def queueing(start_mailing_service: StartMailingService) -> Service:
     """A service whose mail waits until a test dispatches it."""
-    service = await start_service(mail=True)
-    service.client.event_hooks["response"].clear()
+    service = await start_mailing_service()
+    service.hold_emails()
     return service
 
 
@@ -878,16 +878,14 @@ def assert_notice(message: Message, to: str, subject: str) -> None:
 
 
 class TestNotices:
-    async def test_a_changed_password_is_told_to_the_owner(self, mailing_service: Service) -> None:
-        assert mailing_service.mailbox is not None
+    async def test_a_changed_password_is_told_to_the_owner(self, mailing_service: MailingService) -> None:
         await create_account(mailing_service)
 
         await change_password(mailing_service, await log_in(mailing_service))
 
         assert_notice(mailing_service.mailbox.messages[-1], "ana@example.com", "Your password was changed")
 
-    async def test_a_password_set_by_a_reset_is_told_too(self, mailing_service: Service) -> None:
-        assert mailing_service.mailbox is not None
+    async def test_a_password_set_by_a_reset_is_told_too(self, mailing_service: MailingService) -> None:
         await create_account(mailing_service)
         await request_reset(mailing_service)
 
@@ -895,9 +893,8 @@ class TestNotices:
 
         assert_notice(mailing_service.mailbox.messages[-1], "ana@example.com", "Your password was changed")
 
-    async def test_a_replayed_refresh_token_is_told_once(self, start_service: StartService) -> None:
-        service = await start_service(mail=True, auth_refresh_grace_seconds=0)
-        assert service.mailbox is not None
+    async def test_a_replayed_refresh_token_is_told_once(self, start_mailing_service: StartMailingService) -> None:
+        service = await start_mailing_service(auth_refresh_grace_seconds=0)
         await create_account(service)
         who = await log_in(service)
         await refresh(service, who.refresh_token)
@@ -910,10 +907,9 @@ class TestNotices:
         assert_notice(message, "ana@example.com", "A session was ended for your safety")
 
     async def test_a_changed_address_is_told_to_the_old_one_with_a_link_that_undoes_it(
-        self, mailing_service: Service
+        self, mailing_service: MailingService
     ) -> None:
         service = mailing_service
-        assert service.mailbox is not None
         await create_account(service)
         thief, other = await log_in(service), await log_in(service)
         await request_move(service, thief, "thief@example.com")
@@ -932,9 +928,8 @@ class TestNotices:
             assert (await refresh(service, each.refresh_token)).status_code == 401
 
     async def test_the_link_that_undoes_it_lives_for_seven_days(
-        self, mailing_service: Service, database: AsyncDatabaseManager
+        self, mailing_service: MailingService, database: AsyncDatabaseManager
     ) -> None:
-        assert mailing_service.mailbox is not None
         await create_account(mailing_service)
         await request_move(mailing_service, await log_in(mailing_service))
         await confirm_move(mailing_service, mailing_service.mailbox.token())
@@ -943,9 +938,10 @@ class TestNotices:
             [token] = (await session.scalars(select(UserTokenModel))).all()
         assert timedelta(days=6, hours=23, minutes=59) < token.expires_at - utc_now() <= timedelta(days=7)
 
-    async def test_it_survives_that_the_thief_changes_the_password_and_moves_on(self, mailing_service: Service) -> None:
+    async def test_it_survives_that_the_thief_changes_the_password_and_moves_on(
+        self, mailing_service: MailingService
+    ) -> None:
         service = mailing_service
-        assert service.mailbox is not None
         user_id = await create_account(service)
         thief = await log_in(service)
         await request_move(service, thief, "thief@example.com")
@@ -983,8 +979,7 @@ class TestNotices:
 
         [message] = mailbox.messages
         assert_notice(message, "ana@example.com", "Your account was deleted")
-        async with database.session() as session:
-            assert await rows_about_people(session) == []
+        assert await rows_about_people(database) == []
 
     async def test_a_thief_who_deletes_the_account_at_once_cannot_silence_the_notice_to_the_old_address(
         self, service: Service, queueing: Service, dispatcher: Dispatcher, mailbox: Mailbox

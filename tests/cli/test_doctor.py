@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,12 +25,13 @@ from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.migrations import head, migrate
 from src.db.models import OutboxStatus, UserModel
-from tests.core.test_keys import rotate_ago
-from tests.email.test_smtp import make_certificate, tls_of
-from tests.smtp_server import MailServer
-from tests.test_cli import DAY, run
-from tests.test_cli_outbox import add
-from tests.test_running import ROOT
+from tests.support.certificates import make_certificate, tls_of
+from tests.support.databases import PostgreSQL
+from tests.support.factories import DAY
+from tests.support.keys import rotate_ago
+from tests.support.outbox import add_email
+from tests.support.processes import ROOT, run
+from tests.support.smtp_server import MailServer
 
 FIRST_REVISION = "b15d14370105"
 
@@ -337,8 +338,8 @@ class TestDatabase:
         ]
         assert examined.exit_code == 1
 
-    def test_a_server_without_that_database_is_a_problem(self, postgresql: Callable[[str], str]) -> None:
-        status, told = examine(DATABASE_URL=postgresql("nowhere")).worst_of("database")
+    def test_a_server_without_that_database_is_a_problem(self, postgresql: PostgreSQL) -> None:
+        status, told = examine(DATABASE_URL=postgresql.url("nowhere")).worst_of("database")
 
         assert status == "problem"
         assert 'database "nowhere" does not exist' in told
@@ -418,9 +419,9 @@ class TestSchema:
 
 class TestOutbox:
     async def test_mail_that_is_stuck_is_a_warning(self, database: AsyncDatabaseManager, database_url: str) -> None:
-        await add(database, "dead@example.com", OutboxStatus.DEAD, 25)
-        await add(database, "dead-too@example.com", OutboxStatus.DEAD, 25)
-        await add(database, "waiting@example.com", OutboxStatus.QUEUED, 0)
+        await add_email(database, "dead@example.com", OutboxStatus.DEAD, 25)
+        await add_email(database, "dead-too@example.com", OutboxStatus.DEAD, 25)
+        await add_email(database, "waiting@example.com", OutboxStatus.QUEUED, 0)
 
         status, told = (await examine_async(DATABASE_URL=database_url)).worst_of("outbox")
 

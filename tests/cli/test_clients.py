@@ -13,9 +13,9 @@ from typer.testing import Result
 from src.db import AsyncDatabaseManager
 from src.db.models import AuditEventModel, ServiceClientModel
 from src.services.clients import ClientSecret
-from tests.conftest import Service
-from tests.steps import post_client_credentials
-from tests.test_cli import run
+from tests.support.processes import run
+from tests.support.service import Service
+from tests.support.steps import post_client_credentials
 
 CREATE = ("create", "reports", "--scope", "users:read", "--scope", "audit:read")
 
