@@ -20,13 +20,6 @@ from src.testing import (
 from tests.support.factories import make_user
 
 
-async def test_repo_directly() -> None:
-    async with test_session() as session:
-        users = UserRepository(session)
-        await users.add(make_user())
-        assert await users.count() == 1
-
-
 async def test_an_engine_in_memory_keeps_its_one_connection() -> None:
     engine = create_test_engine()
     assert isinstance(engine.pool, StaticPool)

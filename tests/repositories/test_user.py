@@ -12,19 +12,6 @@ from tests.support.factories import make_user
 
 
 class TestUserRepository:
-    async def test_get_by_email_raises_when_missing(self, session: AsyncSession) -> None:
-        users = UserRepository(session)
-
-        with pytest.raises(UserNotFoundError):
-            await users.get({"email": "ghost@example.com"})
-
-    async def test_add_and_get(self, session: AsyncSession) -> None:
-        users = UserRepository(session)
-
-        user = await users.add(make_user())
-
-        assert (await users.get_by_id(user.id)).email == "ana@example.com"
-
     async def test_get_by_id_raises_when_missing(self, session: AsyncSession) -> None:
         user = make_user()
         users = UserRepository(session)
