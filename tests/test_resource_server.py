@@ -85,9 +85,7 @@ def test_without_a_token_it_asks_for_one(pair: Pair) -> None:
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-def test_what_the_issuer_did_not_sign_as_an_access_token_for_this_audience_is_refused(
-    pair: Pair, ana: LoggedIn
-) -> None:
+def test_what_the_issuer_did_not_sign_for_this_audience_is_refused(pair: Pair, ana: LoggedIn) -> None:
     ours = load_keys(pair.keys)[0][0]
     claims = jwt.decode(ana.access_token, options={"verify_signature": False})
 

@@ -112,7 +112,7 @@ def test_a_database_in_memory_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_production_without_mail_stops_the_start_with_one_clear_sentence(tmp_path: Path) -> None:
+def test_production_without_smtp_stops_the_start_with_one_clear_sentence(tmp_path: Path) -> None:
     with run_service(tmp_path, APP_ENV="production") as service:
         assert service.process.wait(20) != 0
 

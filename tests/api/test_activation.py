@@ -200,8 +200,8 @@ class TestResend:
 
         await resend(mailing_service)
 
-        mails = mailing_service.mailbox.messages
-        assert sorted(name for mail in mails for name in names if f"Name: {name}\n" in mail.text) == [
+        emails = mailing_service.mailbox.messages
+        assert sorted(name for email in emails for name in names if f"Name: {name}\n" in email.text) == [
             "four",
             "three",
             "two",
@@ -227,7 +227,7 @@ class TestResend:
 
         assert mailing_service.mailbox.messages[-1].subject == "You already have an account"
 
-    async def test_without_mail_the_answer_holds_no_link(self, service: Service) -> None:
+    async def test_without_smtp_the_answer_holds_no_link(self, service: Service) -> None:
         await sign_up(service)
 
         response = await resend(service)

@@ -229,7 +229,7 @@ class TestAnUnknownAddress:
 
 
 class TestWhoIsGone:
-    async def test_an_act_that_is_refused_when_its_caller_is_gone_leaves_an_event_of_nobody(
+    async def test_a_refusal_whose_caller_is_gone_leaves_an_event_of_nobody(
         self, service: Service, database: AsyncDatabaseManager
     ) -> None:
         await create_account(service)
@@ -510,7 +510,7 @@ async def get_events(service: Service, who: LoggedIn, **query: str | int) -> Res
     return await service.client.get("/api/audit-events", params=query, headers=who.bearer)
 
 
-async def test_asking_for_a_reset_again_while_its_mail_waits_leaves_no_more_events(
+async def test_asking_for_a_reset_again_while_its_email_waits_leaves_no_more_events(
     start_mailing_service: StartMailingService, database: AsyncDatabaseManager
 ) -> None:
     service = await start_mailing_service()

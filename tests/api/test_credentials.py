@@ -150,12 +150,12 @@ class TestPasswordReset:
         assert len({tuple(response.headers) for response in responses}) == 1
         assert responses[0].json()["reset_url"] is None
 
-    async def test_the_link_in_the_mail_sets_the_password(self, mailing_service: MailingService) -> None:
+    async def test_the_link_in_the_email_sets_the_password(self, mailing_service: MailingService) -> None:
         await create_account(mailing_service)
         await request_reset(mailing_service, "ANA@example.com")
-        mail = mailing_service.mailbox.messages[-1]
-        assert (mail.to, mail.subject) == ("ana@example.com", "Reset your password")
-        assert "http://localhost:8000/password-reset?token=" in mail.text
+        email = mailing_service.mailbox.messages[-1]
+        assert (email.to, email.subject) == ("ana@example.com", "Reset your password")
+        assert "http://localhost:8000/password-reset?token=" in email.text
 
         assert (await reset(mailing_service, mailing_service.mailbox.token())).status_code == 204
 
@@ -205,7 +205,7 @@ class TestPasswordReset:
         assert known.json()["reset_url"].startswith("http://localhost:8000/password-reset?token=")
         assert unknown.json()["reset_url"] is None
 
-    async def test_without_mail_and_without_the_setting_no_link_is_made(
+    async def test_without_smtp_and_without_the_setting_no_link_is_made(
         self, service: Service, database: AsyncDatabaseManager
     ) -> None:
         await create_account(service)
@@ -272,9 +272,9 @@ class TestEmailChange:
         response = await request_move(mailing_service, who, "New@Example.com")
 
         assert (response.status_code, response.json()["email_change_url"]) == (202, None)
-        mail = mailing_service.mailbox.messages[-1]
-        assert mail.to == "new@example.com"
-        assert "http://localhost:8000/email-change?token=" in mail.text
+        email = mailing_service.mailbox.messages[-1]
+        assert email.to == "new@example.com"
+        assert "http://localhost:8000/email-change?token=" in email.text
         assert (await me(mailing_service, who)).json()["email"] == "ana@example.com"
         assert (await confirm_move(mailing_service, mailing_service.mailbox.token())).status_code == 204
         assert (await me(mailing_service, who)).json()["email"] == "new@example.com"
@@ -313,9 +313,9 @@ class TestEmailChange:
         taken = await request_move(mailing_service, who, "bob@example.com")
 
         assert (taken.status_code, taken.text) == (free.status_code, free.text)
-        mail = mailing_service.mailbox.messages[-1]
-        assert (mail.to, mail.subject) == ("bob@example.com", "You already have an account")
-        assert "token" not in mail.text
+        email = mailing_service.mailbox.messages[-1]
+        assert (email.to, email.subject) == ("bob@example.com", "You already have an account")
+        assert "token" not in email.text
 
     async def test_even_by_the_explicit_setting_a_taken_address_gets_no_link(self, telling_service: Service) -> None:
         await create_account(telling_service)

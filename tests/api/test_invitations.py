@@ -1,4 +1,4 @@
-"""Somebody is invited, and chooses a password by the link in their mail."""
+"""Somebody is invited, and chooses a password by the link in their email."""
 
 import asyncio
 import re
@@ -77,7 +77,7 @@ class TestInviting:
         assert accepted.json() == {"user_id": response.json()["user_id"], "is_active": True}
 
     @pytest.mark.parametrize(("locale", "subject"), [("en", "You are invited"), ("pt-BR", "Você recebeu um convite")])
-    async def test_the_mail_shows_the_link_in_every_language(
+    async def test_the_email_shows_the_link_in_every_language(
         self, start_mailing_service: StartMailingService, locale: str, subject: str
     ) -> None:
         service = await start_mailing_service(
@@ -92,7 +92,7 @@ class TestInviting:
         assert link in message.text
         assert f'href="{link}"' in message.html
 
-    async def test_the_link_is_in_the_answer_where_nothing_carries_mail(
+    async def test_the_link_is_in_the_answer_where_smtp_is_not_configured(
         self, service: Service, admin: LoggedIn
     ) -> None:
         url = (await invite(service, admin)).json()["invitation_url"]

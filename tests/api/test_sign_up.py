@@ -15,7 +15,7 @@ from src.db.models import UserModel
 from src.db.repositories import UserRepository
 from tests.support.databases import recorded_statements
 from tests.support.hashing import count_hashes, hold, nobody_is_gone, wait_until
-from tests.support.service import MailingService, Service, StartMailingService, StartService
+from tests.support.service import MailingService, Service, Starter, StartMailingService, StartService
 from tests.support.steps import PASSWORD, activate, create_account, post_sign_up, sign_up, token_of
 
 Result = TypeVar("Result")
@@ -160,15 +160,15 @@ async def test_ten_kilobytes_of_password_are_a_422_and_no_hash(service: Service)
 
 
 class TestWhenTheLinkIsMailed:
-    async def test_the_answer_has_no_link_and_the_mail_has(self, mailing_service: MailingService) -> None:
+    async def test_the_answer_has_no_link_and_the_email_has(self, mailing_service: MailingService) -> None:
         answer = await sign_up(mailing_service, name="Ana")
 
         assert answer["activation_required"] is True
         assert answer["activation_url"] is None
-        [mail] = mailing_service.mailbox.messages
-        assert mail.to == "ana@example.com"
-        assert "Ana" in mail.text
-        assert "127.0.0.1" in mail.text
+        [email] = mailing_service.mailbox.messages
+        assert email.to == "ana@example.com"
+        assert "Ana" in email.text
+        assert "127.0.0.1" in email.text
         assert (await activate(mailing_service, mailing_service.mailbox.token())).status_code == 200
 
     async def test_a_known_address_gets_the_same_answer_and_its_owner_a_notice(
@@ -182,9 +182,9 @@ class TestWhenTheLinkIsMailed:
         assert known.status_code == unknown.status_code == 201
         assert known.headers.keys() == unknown.headers.keys()
         assert known.json() | {"user_id": ""} == unknown.json() | {"user_id": ""}
-        mail = mailing_service.mailbox.messages[-1]
-        assert (mail.to, mail.subject) == ("ana@example.com", "You already have an account")
-        assert "token" not in mail.text
+        email = mailing_service.mailbox.messages[-1]
+        assert (email.to, email.subject) == ("ana@example.com", "You already have an account")
+        assert "token" not in email.text
 
     async def test_a_known_address_costs_the_same_work(self, mailing_service: MailingService) -> None:
         await create_account(mailing_service)
@@ -210,7 +210,7 @@ class TestWhenTheLinkIsMailed:
         assert [profile["name"] for profile in profiles] == ["Mallory", "Mallory"]
         assert [profile["is_active"] for profile in profiles] == [False, False]
 
-    async def test_mail_that_cannot_be_sent_does_not_fail_the_sign_up_and_is_not_logged(
+    async def test_an_email_that_cannot_be_sent_does_not_fail_the_sign_up_and_is_not_logged(
         self, mailing_service: MailingService, caplog: pytest.LogCaptureFixture
     ) -> None:
         mailing_service.mailbox.failure = OSError("the server says token=canary")
@@ -232,9 +232,9 @@ class TestWhenTheLinkIsMailed:
 
 
 class TestWhenTheAnswerHoldsTheLink:
-    @pytest.mark.parametrize("settings", [{}, {"mail": True, "auth_return_token_in_response": True}])
-    async def test_a_taken_address_is_a_409(self, start_service: StartService, settings: dict[str, bool]) -> None:
-        service = await start_service(**settings)
+    @pytest.mark.parametrize("is_mailing", [False, True])
+    async def test_a_taken_address_is_a_409(self, starter: Starter, *, is_mailing: bool) -> None:
+        service = await (starter.start_mailing(auth_return_token_in_response=True) if is_mailing else starter.start())
         assert (await activate(service, token_of((await sign_up(service))["activation_url"]))).status_code == 200
 
         response = await post_sign_up(service, "ANA@example.com")
@@ -273,7 +273,9 @@ class TestAutoActivation:
         assert answer["activation_url"] is None
         assert (await service.client.get(f"/api/users/{answer['user_id']}")).json()["is_active"] is True
 
-    async def test_a_taken_address_is_a_409_even_with_mail(self, start_mailing_service: StartMailingService) -> None:
+    async def test_a_taken_address_is_a_409_even_where_emails_are_sent(
+        self, start_mailing_service: StartMailingService
+    ) -> None:
         service = await start_mailing_service(auth_auto_activate=True)
         await sign_up(service)
 

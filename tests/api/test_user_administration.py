@@ -47,7 +47,7 @@ async def act(
 
 
 class TestDisabling:
-    async def test_it_ends_sessions_links_and_the_mails_that_would_bring_more_at_once(
+    async def test_it_ends_sessions_links_and_the_emails_that_would_bring_more_at_once(
         self, mailing_service: MailingService, database: AsyncDatabaseManager
     ) -> None:
         service, admin = mailing_service, await create_admin(mailing_service)
@@ -252,7 +252,7 @@ class TestSendingAPasswordReset:
         ]
         assert service.mailbox.messages == []
 
-    async def test_without_mail_it_is_a_409_that_says_so_and_makes_no_link(
+    async def test_without_smtp_it_is_a_409_that_says_so_and_makes_no_link(
         self, start_service: StartService, database: AsyncDatabaseManager
     ) -> None:
         service = await start_service(auth_return_token_in_response=True)

@@ -71,13 +71,13 @@ class Browser:
     def open(self, url: str) -> None:
         self.driver.get(url)
 
-    def open_mail(self, mail: EmailMessage) -> None:
-        part = mail.get_body(("html",))
+    def open_email(self, email: EmailMessage) -> None:
+        part = email.get_body(("html",))
         assert part is not None
         self.show(part.get_content())
 
     def show(self, html: str) -> None:
-        path = self._folder / "mail.html"
+        path = self._folder / "email.html"
         path.write_text(html, "utf-8")
         self.open(path.as_uri())
 
@@ -173,15 +173,15 @@ def browser(chromium: Chrome, tmp_path: Path) -> Iterator[Browser]:
 
 @dataclass(frozen=True)
 class Live:
-    """A running service, seen from outside: its HTTP interface, and the mail that it sends."""
+    """A running service, seen from outside: its HTTP interface, and the emails that it sends."""
 
     client: httpx.Client
     mail_server: MailServer
 
     def sign_up(self, email: str, *, password: str = PASSWORD, name: str | None = None) -> EmailMessage:
-        """The mail with the link."""
+        """The email with the link."""
         self._post("/auth/signup", email=email, password=password, name=name)
-        return self.take_mail(email, "Confirm your e-mail address")
+        return self.take_email(email, "Confirm your e-mail address")
 
     def create_account(self, email: str) -> None:
         self._post("/auth/activate", token=token_of(link_in(self.sign_up(email))))
@@ -191,29 +191,29 @@ class Live:
 
     def ask_for_reset(self, email: str) -> EmailMessage:
         self._post("/auth/password-reset/request", email=email)
-        return self.take_mail(email, "Reset your password")
+        return self.take_email(email, "Reset your password")
 
     def ask_for_email_change(self, email: str, new_email: str) -> EmailMessage:
         token = self._post("/auth/login", email=email, password=PASSWORD).json()["access_token"]
         bearer = {"Authorization": f"Bearer {token}"}
         self._post("/auth/email-change/request", bearer, new_email=new_email, current_password=PASSWORD)
-        return self.take_mail(new_email, "Confirm your new e-mail address")
+        return self.take_email(new_email, "Confirm your new e-mail address")
 
     def invite(self, email: str, name: str | None = None) -> EmailMessage:
         token = self._post("/auth/login", email=ADMIN, password=PASSWORD).json()["access_token"]
         self._post("/api/users", {"Authorization": f"Bearer {token}"}, email=email, name=name)
-        return self.take_mail(email, "You are invited")
+        return self.take_email(email, "You are invited")
 
-    def take_mail(self, to: str, subject: str) -> EmailMessage:
-        """Wait for the mail; each is handed out once, the oldest first."""
-        mails, deadline = self.mail_server.mails, time.monotonic() + WAIT_SECONDS
+    def take_email(self, to: str, subject: str) -> EmailMessage:
+        """Wait for the email; each is handed out once, the oldest first."""
+        emails, deadline = self.mail_server.emails, time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
-            for mail in mails:
-                if (mail["To"], mail["Subject"]) == (to, subject):
-                    mails.remove(mail)
-                    return mail
+            for email in emails:
+                if (email["To"], email["Subject"]) == (to, subject):
+                    emails.remove(email)
+                    return email
             time.sleep(0.01)
-        raise AssertionError(f"no mail {subject!r} to {to}")
+        raise AssertionError(f"no email {subject!r} to {to}")
 
     def _post(self, path: str, headers: dict[str, str] | None = None, **body: str | None) -> httpx.Response:
         return self.client.post(path, json=body, headers=headers).raise_for_status()

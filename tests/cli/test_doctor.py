@@ -116,8 +116,8 @@ def keys(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def mail_settings(tmp_path: Path) -> Iterator[tuple[MailServer, dict[str, str]]]:
-    """A server with TLS and log-in, and the settings with which it takes mail."""
+def smtp_settings(tmp_path: Path) -> Iterator[tuple[MailServer, dict[str, str]]]:
+    """A server with TLS and log-in, and the settings with which it takes emails."""
     certificate = make_certificate(tmp_path)
     with MailServer(tls=tls_of(certificate), login=("user", "canary-smtp")) as server:
         yield (
@@ -143,9 +143,9 @@ def plain(server: MailServer) -> dict[str, str]:
 
 
 @pytest.fixture
-def production(database_url: str, keys: Path, mail_settings: tuple[MailServer, dict[str, str]]) -> dict[str, str]:
+def production(database_url: str, keys: Path, smtp_settings: tuple[MailServer, dict[str, str]]) -> dict[str, str]:
     """A production in which all is well."""
-    return mail_settings[1] | {
+    return smtp_settings[1] | {
         "APP_ENV": "production",
         "AUTH_BCRYPT_ROUNDS": "12",
         "SERVER_PUBLIC_URL": "https://accounts.example.com",
@@ -418,7 +418,7 @@ class TestSchema:
 
 
 class TestOutbox:
-    async def test_mail_that_is_stuck_is_a_warning(self, database: AsyncDatabaseManager, database_url: str) -> None:
+    async def test_emails_that_are_stuck_are_a_warning(self, database: AsyncDatabaseManager, database_url: str) -> None:
         await add_email(database, "dead@example.com", OutboxStatus.DEAD, 25)
         await add_email(database, "dead-too@example.com", OutboxStatus.DEAD, 25)
         await add_email(database, "waiting@example.com", OutboxStatus.QUEUED, 0)
@@ -549,16 +549,16 @@ class TestSmtp:
         assert examined.worst_of("smtp")[0] == "problem"
         assert examined.exit_code == 1
 
-    def test_a_server_that_takes_the_log_in_is_well_and_gets_no_mail(
-        self, mail_settings: tuple[MailServer, dict[str, str]]
+    def test_a_server_that_takes_the_log_in_is_well_and_gets_no_email(
+        self, smtp_settings: tuple[MailServer, dict[str, str]]
     ) -> None:
-        server, environment = mail_settings
+        server, environment = smtp_settings
 
         [(status, told)] = examine(**environment).of("smtp")
 
         assert status == "ok"
         assert "would take mail after the log-in (SMTP_TLS=starttls)" in told
-        assert (server.tried > 0, server.mails) == (True, [])
+        assert (server.tried > 0, server.emails) == (True, [])
 
     def test_one_without_log_in_is_well(self) -> None:
         with MailServer() as server:
@@ -573,8 +573,8 @@ class TestSmtp:
 
         assert examined.of("smtp")[0][0] == "ok"
 
-    def test_a_wrong_password_is_a_problem(self, mail_settings: tuple[MailServer, dict[str, str]]) -> None:
-        _, environment = mail_settings
+    def test_a_wrong_password_is_a_problem(self, smtp_settings: tuple[MailServer, dict[str, str]]) -> None:
+        _, environment = smtp_settings
 
         examined = examine(**environment | {"SMTP_PASSWORD": "guess"})
 
@@ -583,8 +583,8 @@ class TestSmtp:
         assert "refuses the log-in (535). Check SMTP_USERNAME and SMTP_PASSWORD." in told
         assert examined.exit_code == 1
 
-    def test_no_log_in_where_one_is_wanted_is_a_problem(self, mail_settings: tuple[MailServer, dict[str, str]]) -> None:
-        _, environment = mail_settings
+    def test_no_log_in_where_one_is_wanted_is_a_problem(self, smtp_settings: tuple[MailServer, dict[str, str]]) -> None:
+        _, environment = smtp_settings
 
         status, told = examine(**environment | {"SMTP_USERNAME": ""}).worst_of("smtp")
 

@@ -83,7 +83,7 @@ async def digest(database: AsyncDatabaseManager) -> tuple[int, str]:
     return count, hash_.hexdigest()
 
 
-async def test_a_hundred_thousand_people_come_in_minutes_and_flat_memory_and_keep_their_passwords(
+async def test_a_hundred_thousand_people_come_in_flat_memory_and_keep_their_passwords(
     start_service: StartService, database_url: str, database: AsyncDatabaseManager, tmp_path: Path
 ) -> None:
     few, many = write_people(tmp_path / "few.jsonl", "few", FEW), write_people(tmp_path / "many.jsonl", "many", MANY)

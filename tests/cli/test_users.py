@@ -415,7 +415,7 @@ class TestChanges:
         assert await find_user(database, id_) is None
 
     @pytest.mark.parametrize("smtp_host", ["", "mail.example.com"])
-    async def test_whoever_is_deleted_is_told_where_mail_is_configured(
+    async def test_whoever_is_deleted_is_told_where_smtp_is_configured(
         self, database_url: str, database: AsyncDatabaseManager, smtp_host: str
     ) -> None:
         (id_,) = await add_users(database, {"email": "ana@example.com"})
@@ -423,8 +423,8 @@ class TestChanges:
         await users(database_url, "delete", id_, "--yes", SMTP_HOST=smtp_host, SMTP_FROM="accounts@example.com")
 
         async with database.session() as session:
-            mails = (await session.execute(select(OutboxEmailModel.kind, OutboxEmailModel.to_email))).all()
-        assert [tuple(mail) for mail in mails] == ([("account_removed", "ana@example.com")] if smtp_host else [])
+            emails = (await session.execute(select(OutboxEmailModel.kind, OutboxEmailModel.to_email))).all()
+        assert [tuple(email) for email in emails] == ([("account_removed", "ana@example.com")] if smtp_host else [])
 
 
 def person(email: str, **values: Any) -> str:

@@ -36,9 +36,9 @@ def email_utils(server: MailServer, **options: Any) -> EmailUtils:
 
 
 def assert_arrived(server: MailServer) -> None:
-    [mail] = server.mails
-    assert mail["Subject"] == "Olá"
-    body = mail.get_body(("plain",))
+    [email] = server.emails
+    assert email["Subject"] == "Olá"
+    body = email.get_body(("plain",))
     assert body is not None
     assert body.get_content().splitlines() == MESSAGE.text.splitlines()
 
@@ -72,7 +72,7 @@ class TestEncryption:
         ):
             await email_utils(server, tls=tls).send(MESSAGE)
 
-        assert server.mails == []
+        assert server.emails == []
 
     async def test_a_server_that_shows_anothers_certificate_gets_no_mail(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -85,13 +85,13 @@ class TestEncryption:
         ):
             await email_utils(server, tls="starttls").send(MESSAGE)
 
-        assert server.mails == []
+        assert server.emails == []
 
     async def test_a_server_that_offers_no_starttls_gets_no_mail(self) -> None:
         with MailServer() as server, pytest.raises(aiosmtplib.SMTPException, match="STARTTLS"):
             await email_utils(server, tls="starttls").send(MESSAGE)
 
-        assert server.mails == []
+        assert server.emails == []
 
     def test_starttls_is_the_default(self) -> None:
         settings = make_settings(smtp_host="mail.example.com", smtp_from="accounts@example.com")
@@ -116,7 +116,7 @@ class TestLogin:
         ):
             await email_utils(server, username="user", password="guess").send(MESSAGE)
 
-        assert server.mails == []
+        assert server.emails == []
 
     async def test_no_login_where_one_is_asked_for_raises(self, trusted: Path) -> None:
         with (
@@ -125,7 +125,7 @@ class TestLogin:
         ):
             await email_utils(server).send(MESSAGE)
 
-        assert server.mails == []
+        assert server.emails == []
 
     def test_no_representation_shows_the_password(self) -> None:
         assert "secret" not in repr(EmailUtils(host="h", port=25, sender="a@example.com", password="secret"))
@@ -169,12 +169,12 @@ async def test_what_arrives_is_read_by_a_mail_reader_and_its_link_works(
     with MailServer() as server:
         await Dispatcher(database, email_utils(server, tls="none"), make_settings()).dispatch_due()
 
-    [mail] = server.mails
-    assert (mail["To"], mail["Subject"]) == ("ana@example.com", "Confirm your e-mail address")
-    body = mail.get_body(("plain",))
+    [email] = server.emails
+    assert (email["To"], email["Subject"]) == ("ana@example.com", "Confirm your e-mail address")
+    body = email.get_body(("plain",))
     assert body is not None
     assert "  Name: Ağaoğlu O'Brien" in body.get_content().splitlines()
-    link = link_in(mail)
+    link = link_in(email)
     assert link.startswith("http://localhost:8000/activate?token=")
     url = urlsplit(link)
     page = await service.client.get(f"{url.path}?{url.query}")
@@ -193,6 +193,6 @@ async def test_an_address_in_any_script_gets_its_mail(
     with MailServer() as server:
         await Dispatcher(database, email_utils(server, tls="none"), make_settings()).dispatch_due()
 
-    [mail] = server.mails
+    [email] = server.emails
     assert server.recipients == ["josé@xn--bcher-kva.example"]
-    assert (await activate(service, token_of(link_in(mail)))).status_code == 200
+    assert (await activate(service, token_of(link_in(email)))).status_code == 200

@@ -24,8 +24,9 @@ METHODS = ("get", "post", "put", "patch", "delete")  # those of the operations i
 
 
 def make_settings(**overrides: Any) -> Settings:
-    values: dict[str, Any] = {"app_env": "test", "auth_bcrypt_rounds": 4}
-    return Settings(**(values | overrides))
+    values: dict[str, Any] = {"app_env": "test", "auth_bcrypt_rounds": 4} | overrides
+    assert values.keys() <= Settings.model_fields.keys()
+    return Settings(**values)
 
 
 @dataclass
