@@ -61,8 +61,7 @@ class Service:
 
     @property
     def signer(self) -> TokenSigner:
-        signer: TokenSigner = self.app.state.signer
-        return signer
+        return signer_of(self.app)
 
     @property
     def hash_pool(self) -> HashPool:
@@ -103,6 +102,11 @@ def borrow_app(settings: Settings) -> Iterator[FastAPI]:
     yield app
     app.dependency_overrides.clear()
     _idle_apps.append(app)
+
+
+def signer_of(app: FastAPI) -> TokenSigner:
+    signer: TokenSigner = app.state.signer
+    return signer
 
 
 def use_database(app: FastAPI, database: AsyncDatabaseManager) -> None:
