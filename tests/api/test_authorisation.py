@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
 from fastapi.routing import iter_route_contexts
 from httpx import ASGITransport, AsyncClient, Response
 
@@ -16,9 +17,10 @@ from src.core.passwords import hash_password
 from src.core.tokens import hash_token, new_token
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
-from src.db.models import SessionModel, TokenPurpose, UserModel, UserTokenModel
+from src.db.models import TokenPurpose, UserModel, UserTokenModel
 from src.services.clients import ClientSecret
 from tests.support.databases import read_all_but_events
+from tests.support.factories import make_session
 from tests.support.service import Service, StartMailingService, clients_of
 from tests.support.steps import NEW_PASSWORD, PASSWORD, bearer, create_client
 
@@ -164,8 +166,8 @@ class Stage:
     service: Service
     client: ClientSecret
     revoked_client: ClientSecret
-    links: Mapping[TokenPurpose, list[str]]  # each of somebody else
-    refresh_tokens: list[str]  # of sessions of one bystander
+    links: Mapping[TokenPurpose, list[str]]  # one for each caller, each of somebody else
+    refresh_tokens: list[str]  # one for each caller, of sessions of one bystander
     cast: Mapping[str, Person]
 
     def link(self, purpose: TokenPurpose) -> dict[str, str]:
@@ -245,12 +247,8 @@ def new_user(**values: Any) -> UserModel:
     return UserModel(email=new_address(), hashed_password=_hashed_password, **values)
 
 
-def new_session(user: UserModel) -> SessionModel:
-    ends_at = utc_now() + timedelta(hours=1)
-    return SessionModel(user_id=user.id, idle_expires_at=ends_at, expires_at=ends_at)
-
-
-async def set_up(start_mailing_service: StartMailingService) -> Stage:
+@pytest.fixture
+async def stage(start_mailing_service: StartMailingService) -> Stage:
     service = await start_mailing_service()
     service.hold_emails()
     client, revoked_client = await create_client(service, *Scope), await create_client(service, *Scope, name="revoked")
@@ -260,42 +258,41 @@ async def set_up(start_mailing_service: StartMailingService) -> Stage:
         service,
         client,
         revoked_client,
-        links={purpose: await make_links(service, purpose) for purpose in TokenPurpose},
+        links=await make_links(service),
         refresh_tokens=await make_refresh_tokens(service),
         cast=await assemble(service),
     )
 
 
-async def make_links(service: Service, purpose: TokenPurpose) -> list[str]:
-    """One for each caller and each route that takes them."""
-    tokens = [new_token() for _ in range(3 * len(CALLERS))]
-    is_pending = purpose in (TokenPurpose.ACTIVATION, TokenPurpose.INVITATION)
-    state = {"is_active": False, "activated_at": None} if is_pending else {}
+async def make_links(service: Service) -> dict[TokenPurpose, list[str]]:
+    links = {purpose: [new_token() for _ in CALLERS] for purpose in TokenPurpose}
+    pending = {"is_active": False, "activated_at": None}
     async with service.database.session() as session:
-        users = [new_user(**state) for _ in tokens]
-        session.add_all(users)
-        await session.flush()
-        session.add_all(
-            UserTokenModel(
-                user_id=user.id,
-                purpose=purpose,
-                token_hash=hash_token(token),
-                expires_at=utc_now() + timedelta(hours=1),
-                new_email=new_address(),
+        for purpose, tokens in links.items():
+            is_pending = purpose in (TokenPurpose.ACTIVATION, TokenPurpose.INVITATION)
+            users = [new_user(**pending if is_pending else {}) for _ in tokens]
+            session.add_all(users)
+            await session.flush()
+            session.add_all(
+                UserTokenModel(
+                    user_id=user.id,
+                    purpose=purpose,
+                    token_hash=hash_token(token),
+                    expires_at=utc_now() + timedelta(hours=1),
+                    new_email=new_address(),
+                )
+                for user, token in zip(users, tokens, strict=True)
             )
-            for user, token in zip(users, tokens, strict=True)
-        )
         await session.commit()
-    return tokens
+    return links
 
 
 async def make_refresh_tokens(service: Service) -> list[str]:
-    """One for each caller and each route that takes them."""
     async with service.database.session() as session:
         bystander = new_user()
         session.add(bystander)
         await session.flush()
-        sessions = [new_session(bystander) for _ in range(2 * len(CALLERS))]
+        sessions = [make_session(bystander) for _ in CALLERS]
         session.add_all(sessions)
         await session.commit()
     return [service.signer.sign_refresh(each.id, generation=1) for each in sessions]
@@ -308,7 +305,7 @@ async def assemble(service: Service) -> dict[str, Person]:
     async with service.database.session() as session:
         session.add_all(users.values())
         await session.flush()
-        sessions = {role: (new_session(user), new_session(user)) for role, user in users.items()}
+        sessions = {role: (make_session(user), make_session(user)) for role, user in users.items()}
         session.add_all(each for pair in sessions.values() for each in pair)
         await session.commit()
     cast = {}
@@ -363,30 +360,19 @@ async def differences(stage: Stage, row: Row, is_wanted: Callable[[str], bool]) 
     return {f"{row.name} by {caller}": answer for caller, answer in answers.items() if answer != row.verdicts[caller]}
 
 
-async def test_nobody_may_do_what_the_table_refuses_them_and_a_refusal_changes_nothing(
-    start_mailing_service: StartMailingService, database: AsyncDatabaseManager
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+async def test_the_application_decides_as_the_table_does_and_a_refusal_changes_nothing(
+    stage: Stage, database: AsyncDatabaseManager, row: Row
 ) -> None:
-    stage = await set_up(start_mailing_service)
     before = await read_all_but_events(database)
 
-    wrong: dict[str, str] = {}
-    for row in TABLE:
-        wrong |= await differences(stage, row, is_refusal)
+    wrongly_granted = await differences(stage, row, is_refusal)
+    after_refusals = await read_all_but_events(database)
+    wrongly_refused = await differences(stage, row, lambda verdict: not is_refusal(verdict))
 
-    assert wrong == {}
-    assert await read_all_but_events(database) == before
-
-
-async def test_everybody_may_do_what_the_table_grants_them(start_mailing_service: StartMailingService) -> None:
-    stage = await set_up(start_mailing_service)
-
-    wrong: dict[str, str] = {}
-    for row in TABLE:
-        wrong |= await differences(stage, row, lambda verdict: not is_refusal(verdict))
-        if row.method != "GET" and not row.is_for_anyone:
-            stage.cast = await assemble(stage.service)  # this may have ended what the next row needs
-
-    assert wrong == {}
+    assert wrongly_granted == {}
+    assert after_refusals == before
+    assert wrongly_refused == {}
 
 
 def routes() -> set[str]:

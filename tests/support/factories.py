@@ -10,6 +10,8 @@ from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import SessionModel, UserModel, UserTokenModel
 from tests.support.databases import add_rows, execute
+from tests.support.service import Service
+from tests.support.steps import LoggedIn
 
 DAY = timedelta(days=1)
 
@@ -28,6 +30,19 @@ async def add_users(database: AsyncDatabaseManager, *people: dict[str, Any]) -> 
     users = [UserModel(**({"hashed_password": UNUSABLE_PASSWORD} | each)) for each in people]
     await add_rows(database, *users)
     return [str(user.id) for user in users]
+
+
+async def add_logged_in(service: Service, email: str, **values: Any) -> LoggedIn:
+    """Insert an account and a session of it, without the log-in."""
+    user = UserModel(**({"email": email, "hashed_password": UNUSABLE_PASSWORD} | values))
+    async with service.database.session() as session:
+        session.add(user)
+        await session.flush()
+        row = make_session(user)
+        session.add(row)
+        await session.commit()
+    signer = service.signer
+    return LoggedIn(signer.sign_access(user.id, row.id), signer.sign_refresh(row.id, generation=1), str(user.id))
 
 
 async def expire_links(database: AsyncDatabaseManager) -> None:
