@@ -315,12 +315,6 @@ class TestOtherTokens:
 
 
 class TestOptionalToken:
-    async def test_without_a_token_a_stranger_sees_the_public_profile(self, service: Service, ana: LoggedIn) -> None:
-        response = await service.client.get(f"/api/users/{ana.user_id}")
-
-        assert response.status_code == 200
-        assert "email" not in response.json()
-
     async def test_a_bad_token_does_not_make_one_a_stranger(
         self, service: Service, ana: LoggedIn, forger: Forger
     ) -> None:

@@ -449,30 +449,6 @@ async def test_a_page_holds_as_many_events_as_are_asked_for_and_fifty_otherwise(
     assert [len(page.json()["items"]) for page in pages] == [100, 50, 1]
 
 
-async def test_only_administrators_and_services_with_the_scope_read_the_trail(service: Service) -> None:
-    await create_account(service)
-    ana, root = await log_in(service), await create_admin(service)
-    auditor = await create_client(service, "audit:read", name="auditor")
-    other = await create_client(service, "users:read", "users:write", name="other")
-    headers = {
-        "nobody": {},
-        "somebody": ana.bearer,
-        "an administrator": root.bearer,
-        "an auditor": bearer(await service_token(service, auditor)),
-        "another service": bearer(await service_token(service, other)),
-    }
-
-    answers = {who: await service.client.get("/api/audit-events", headers=header) for who, header in headers.items()}
-
-    assert {who: (answer.status_code, answer.json().get("code")) for who, answer in answers.items()} == {
-        "nobody": (401, "UNAUTHORIZED"),
-        "somebody": (403, "FORBIDDEN"),
-        "an administrator": (200, None),
-        "an auditor": (200, None),
-        "another service": (403, "INSUFFICIENT_SCOPE"),
-    }
-
-
 class TestOnesOwnEvents:
     async def test_are_those_about_oneself_and_do_not_tell_who_else_acted_or_from_where(self, service: Service) -> None:
         await create_account(service)

@@ -113,6 +113,7 @@ REFUSALS = {
     (403, "FIELDS_FORBIDDEN"): "fields",
 }
 
+PUBLIC_PROFILE = {"id", "name", "is_active", "created_at"}
 VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 
@@ -346,7 +347,7 @@ def read_verdict(row: Row, response: Response) -> str:
         code = response.json().get("code") if "json" in response.headers["content-type"] else response.text
         return REFUSALS.get((response.status_code, code), f"{response.status_code} {code}")
     if row.route == "GET /api/users/{user_id}":
-        return "whole" if "email" in response.json() else "public"
+        return "public" if response.json().keys() == PUBLIC_PROFILE else "whole"
     return str(response.status_code)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
 
 import pytest
 from httpx import Response
@@ -18,7 +17,6 @@ from tests.support.hashing import count_hashes, hold, start_waiting
 from tests.support.service import MailingService, Service, StartService
 from tests.support.steps import (
     NEW_PASSWORD,
-    PASSWORD,
     activate,
     change_password,
     confirm_move,
@@ -495,25 +493,6 @@ class TestDeleteAccount:
         statuses = Counter(response.status_code for response in responses)
         assert statuses[204] == 1
         assert statuses.keys() <= {204, 401, 403}
-
-
-PROTECTED: list[tuple[str, str, dict[str, Any]]] = [
-    ("GET", "/auth/me", {}),
-    ("GET", "/auth/sessions", {}),
-    ("DELETE", "/auth/sessions", {}),
-    ("DELETE", "/auth/sessions/00000000-0000-0000-0000-000000000000", {}),
-    ("POST", "/auth/password-change", {"current_password": PASSWORD, "new_password": NEW_PASSWORD}),
-    ("POST", "/auth/email-change/request", {"new_email": "new@example.com", "current_password": PASSWORD}),
-    ("POST", "/auth/delete-account", {"current_password": PASSWORD}),
-]
-
-
-@pytest.mark.parametrize(("method", "path", "body"), PROTECTED)
-async def test_without_a_token_nobody_gets_in(service: Service, method: str, path: str, body: dict[str, Any]) -> None:
-    response = await service.client.request(method, path, json=body or None)
-
-    assert_refused(response, 401, "UNAUTHORIZED")
-    assert response.headers["www-authenticate"] == "Bearer"
 
 
 async def test_a_password_changed_in_another_session_ends_what_was_hashing(

@@ -131,14 +131,6 @@ class TestInviting:
 
         assert refusals == {field: (422, "VALIDATION_ERROR", [field]) for field in wrong}
 
-    async def test_only_who_may_can_invite(self, service: Service, database: AsyncDatabaseManager) -> None:
-        await create_account(service, "bob@example.com")
-
-        response = await invite(service, await log_in(service, "bob@example.com"))
-
-        assert refusal(response) == (403, "FORBIDDEN", [])
-        assert await rows(database) == []
-
     async def test_a_new_invitation_takes_the_place_of_the_older_one(
         self, service: Service, database: AsyncDatabaseManager, admin: LoggedIn
     ) -> None:
