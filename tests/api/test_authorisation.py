@@ -167,7 +167,7 @@ class Stage:
     service: Service
     client: ClientSecret
     revoked_client: ClientSecret
-    links: Mapping[TokenPurpose, list[str]]  # one for each caller, each of somebody else
+    links: dict[TokenPurpose, list[str]]  # one for each caller, each of somebody else; made when they are asked for
     refresh_tokens: list[str]  # one for each caller, of sessions of one bystander
     cast: Mapping[str, Person]
 
@@ -259,33 +259,32 @@ async def stage(start_mailing_service: StartMailingService) -> Stage:
         service,
         client,
         revoked_client,
-        links=await make_links(service),
+        links={},
         refresh_tokens=await make_refresh_tokens(service),
         cast=await assemble(service),
     )
 
 
-async def make_links(service: Service) -> dict[TokenPurpose, list[str]]:
-    links = {purpose: [new_token() for _ in CALLERS] for purpose in TokenPurpose}
-    pending = {"is_active": False, "activated_at": None}
+async def make_links(service: Service, purpose: TokenPurpose) -> list[str]:
+    tokens = [new_token() for _ in CALLERS]
+    is_pending = purpose in (TokenPurpose.ACTIVATION, TokenPurpose.INVITATION)
+    state = {"is_active": False, "activated_at": None} if is_pending else {}
     async with service.database.session() as session:
-        for purpose, tokens in links.items():
-            is_pending = purpose in (TokenPurpose.ACTIVATION, TokenPurpose.INVITATION)
-            users = [new_user(**pending if is_pending else {}) for _ in tokens]
-            session.add_all(users)
-            await session.flush()
-            session.add_all(
-                UserTokenModel(
-                    user_id=user.id,
-                    purpose=purpose,
-                    token_hash=hash_token(token),
-                    expires_at=utc_now() + timedelta(hours=1),
-                    new_email=new_address(),
-                )
-                for user, token in zip(users, tokens, strict=True)
+        users = [new_user(**state) for _ in tokens]
+        session.add_all(users)
+        await session.flush()
+        session.add_all(
+            UserTokenModel(
+                user_id=user.id,
+                purpose=purpose,
+                token_hash=hash_token(token),
+                expires_at=utc_now() + timedelta(hours=1),
+                new_email=new_address(),
             )
+            for user, token in zip(users, tokens, strict=True)
+        )
         await session.commit()
-    return links
+    return tokens
 
 
 async def make_refresh_tokens(service: Service) -> list[str]:
@@ -333,13 +332,24 @@ async def ask(stage: Stage, row: Row, caller: str) -> str:
     target = stage.cast["another admin" if row.variant == "(admin)" else somebody]
     session_id = stage.cast[caller].other_session_id if caller in stage.cast else uuid4()
     url = row.path.format(user_id=target.id, session_id=session_id)
-    fill = REQUESTS.get(row.name)
-    request = (fill(stage) if fill else {}) | {"headers": stage.authorization(row, caller)}
+    request = await fill(stage, row) | {"headers": stage.authorization(row, caller)}
     response = await stage.service.client.request(row.method, url, **request)
     if row.method == "GET" and (caller == "anonymous" or not row.is_for_anyone):
         head = await stage.service.client.head(url, **request)
         assert head.status_code == response.status_code, row.name
     return read_verdict(row, response)
+
+
+async def fill(stage: Stage, row: Row) -> dict[str, Any]:
+    make = REQUESTS.get(row.name)
+    if make is None:
+        return {}
+    try:
+        return make(stage)
+    except KeyError as missing:
+        [purpose] = missing.args
+        stage.links[purpose] = await make_links(stage.service, purpose)
+        return make(stage)
 
 
 def read_verdict(row: Row, response: Response) -> str:
