@@ -83,6 +83,20 @@ async def database(database_url: str) -> AsyncGenerator[AsyncDatabaseManager, No
     await manager.disconnect()
 
 
+@pytest.fixture(scope="module", params=DATABASES)
+def shared_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One for all tests of a module that ask for it, which leave in it what they write."""
+    if request.param == "sqlite":
+        file: SQLiteFile = request.getfixturevalue("sqlite_file")
+        yield file.copy_to(tmp_path_factory.mktemp("shared") / "test.db")
+        return
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    url = server.create("shared")
+    server.migrate("shared")
+    yield url
+    server.execute("postgres", "DROP DATABASE shared WITH (FORCE)")
+
+
 # --- the testing guide's own fixtures, on both databases ---
 
 
@@ -128,6 +142,12 @@ async def client(db: AsyncDatabaseManager) -> AsyncGenerator[AsyncClient, None]:
 async def starter(database_url: str) -> AsyncGenerator[Starter, None]:
     async with AsyncExitStack() as stack:
         yield Starter(database_url, stack)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_starter(shared_database_url: str) -> AsyncGenerator[Starter, None]:
+    async with AsyncExitStack() as stack:
+        yield Starter(shared_database_url, stack)
 
 
 @pytest.fixture

@@ -115,7 +115,10 @@ class SQLiteFile:
     def renew(self) -> str:
         for suffix in ("", "-wal", "-shm"):
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-        return f"sqlite:///{shutil.copy(self._migrated, self._path)}"
+        return self.copy_to(self._path)
+
+    def copy_to(self, path: Path) -> str:
+        return f"sqlite:///{shutil.copy(self._migrated, path)}"
 
 
 _idle_engines: dict[str, list[AsyncEngine]] = defaultdict(list)
