@@ -4,7 +4,7 @@ import pytest
 from selenium.webdriver import Keys
 from selenium.webdriver.common.by import By
 
-from tests.browser.conftest import Browser, Live
+from tests.support.browser import Browser, Live
 from tests.support.smtp_server import link_in
 from tests.support.steps import PASSWORD
 

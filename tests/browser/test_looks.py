@@ -7,7 +7,7 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from src.email.messages import Locale, MessageKind, MessageTemplates
-from tests.browser.conftest import PHONE_WIDTH, Browser, Live, Scheme
+from tests.support.browser import PHONE_WIDTH, Browser, Live, Scheme
 from tests.support.smtp_server import link_in
 
 pytestmark = pytest.mark.slow

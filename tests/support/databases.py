@@ -1,6 +1,8 @@
 """The databases of the tests, and ways into them that are not the application's."""
 
 import asyncio
+import os
+import pwd
 import shutil
 import tempfile
 from collections import Counter, defaultdict
@@ -31,6 +33,10 @@ class PostgreSQL:
     """A real server for one run of the tests, and what prepares its databases outside of the tests' own event loops."""
 
     def __init__(self) -> None:
+        try:
+            pwd.getpwuid(os.geteuid())
+        except KeyError:
+            raise RuntimeError(f"PostgreSQL's initdb needs a line of /etc/passwd for the user {os.geteuid()}") from None
         # Not in pytest's own folder: each run of pytest closes that to others, and so to the server's user.
         self._server = get_server(tempfile.mkdtemp(prefix="postgresql-"), cleanup_mode="delete")
         self._loop = asyncio.new_event_loop()
