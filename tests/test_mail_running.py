@@ -1,29 +1,24 @@
 """Mail as people run it: real processes, a real mail server that fails in every way, and processes that are killed."""
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import update
 
 from src.db import AsyncDatabaseManager, BaseModel
 from src.db.base import utc_now
 from src.db.models import OutboxEmailModel, OutboxStatus
-from src.db.repositories import OutboxRepository
-from tests.smtp_server import MailServer, Mood, link_in
-from tests.steps import PASSWORD, token_of
-from tests.test_running import ROOT, Running, run_service
+from tests.support.outbox import change_emails, list_emails
+from tests.support.processes import Running, run_service, run_worker
+from tests.support.smtp_server import MailServer, Mood, link_in
+from tests.support.steps import PASSWORD, token_of
 
 pytestmark = pytest.mark.slow
 
@@ -40,24 +35,6 @@ def wiring(database_url: str, server: MailServer, **environment: str) -> dict[st
     } | environment
 
 
-@contextmanager
-def run_worker(tmp_path: Path, **environment: str) -> Iterator[Running]:
-    log = tmp_path / "worker.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "src.worker"],
-            cwd=ROOT,
-            env=os.environ | environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        yield Running(process, 0, log)
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(SECONDS):
         while not await condition():
@@ -66,37 +43,26 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 async def until_it_has(server: MailServer, count: int) -> None:
     async def has() -> bool:
-        return len(server.mails) >= count
+        return len(server.emails) >= count
 
     await until(has)
 
 
-async def mails(database: AsyncDatabaseManager) -> dict[str, OutboxEmailModel]:
-    async with database.session() as session:
-        return {mail.to_email: mail for mail in await OutboxRepository(session).list()}
-
-
 async def until_all_are_sent(database: AsyncDatabaseManager) -> None:
     async def are_sent() -> bool:
-        return {mail.status for mail in (await mails(database)).values()} == {OutboxStatus.SENT}
+        return {email.status for email in await list_emails(database)} == {OutboxStatus.SENT}
 
     await until(are_sent)
 
 
-async def change_mails(database: AsyncDatabaseManager, **values: Any) -> None:
-    async with database.session() as session:
-        await session.execute(update(OutboxEmailModel).values(values))
-        await session.commit()
-
-
 async def make_due(database: AsyncDatabaseManager) -> None:
     """As if the wait for the next attempt were over."""
-    await change_mails(database, due_at=utc_now())
+    await change_emails(database, due_at=utc_now())
 
 
 async def end_leases(database: AsyncDatabaseManager) -> None:
     """As if the minute of a lease had passed since its holder was killed."""
-    await change_mails(database, leased_until=utc_now() - timedelta(seconds=1))
+    await change_emails(database, leased_until=utc_now() - timedelta(seconds=1))
 
 
 def sign_up(service: Running, email: str = "ana@example.com") -> float:
@@ -108,12 +74,7 @@ def sign_up(service: Running, email: str = "ana@example.com") -> float:
     return time.monotonic() - began
 
 
-def kill(running: Running) -> None:
-    running.process.kill()
-    running.process.wait(5)
-
-
-async def test_a_mail_arrives_at_once_and_its_link_works(database_url: str, tmp_path: Path) -> None:
+async def test_an_email_arrives_at_once_and_its_link_works(database_url: str, tmp_path: Path) -> None:
     with MailServer() as server, run_service(tmp_path, **wiring(database_url, server)) as service:
         service.wait_until_ready()
 
@@ -122,7 +83,7 @@ async def test_a_mail_arrives_at_once_and_its_link_works(database_url: str, tmp_
         await until_it_has(server, 1)
 
         assert time.monotonic() - began < 5
-        link = link_in(server.mails[0])
+        link = link_in(server.emails[0])
         assert link.startswith(f"{service.url}/activate?token=")
         async with httpx.AsyncClient(base_url=service.url) as client:
             for method in ("GET", "HEAD") * 10:
@@ -132,7 +93,7 @@ async def test_a_mail_arrives_at_once_and_its_link_works(database_url: str, tmp_
             assert (await client.post("/auth/login", json=body)).status_code == 200
 
 
-async def test_whatever_the_mail_server_does_sign_ups_go_on_and_every_mail_arrives(
+async def test_whatever_the_mail_server_does_sign_ups_go_on_and_every_email_arrives(
     database_url: str, database: AsyncDatabaseManager, tmp_path: Path
 ) -> None:
     server = MailServer()
@@ -148,9 +109,9 @@ async def test_whatever_the_mail_server_does_sign_ups_go_on_and_every_mail_arriv
         with server:
             for mood in moods:
                 server.becomes(mood)
-                email = f"{mood.replace(' ', '-')}@example.com"
-                took.append(sign_up(service, email))
-                await until_it_failed(database, email)
+                to_email = f"{mood.replace(' ', '-')}@example.com"
+                took.append(sign_up(service, to_email))
+                await until_it_failed(database, to_email)
             server.becomes("hangs")
             greeted = server.tried
             took.append(sign_up(service, "hangs@example.com"))
@@ -163,20 +124,26 @@ async def test_whatever_the_mail_server_does_sign_ups_go_on_and_every_mail_arriv
         server.becomes("well")
         with server:
             async with asyncio.timeout(SECONDS):
-                while {mail.status for mail in (await mails(database)).values()} != {OutboxStatus.SENT}:
+                while {email.status for email in await list_emails(database)} != {OutboxStatus.SENT}:
                     await make_due(database)
                     await asyncio.sleep(0.1)
 
         assert "Traceback" not in service.log
+    emails = await list_emails(database)
     assert max(took) < usual * 3 + 1
-    assert Counter(server.recipients) == Counter([*await mails(database), *server.unanswered])
-    assert len({mail["Message-ID"] for mail in server.mails}) == len(await mails(database))
+    assert Counter(server.recipients) == Counter([*(email.to_email for email in emails), *server.unanswered])
+    assert len({email["Message-ID"] for email in server.emails}) == len(emails)
 
 
-async def until_it_failed(database: AsyncDatabaseManager, email: str) -> None:
+async def find_email(database: AsyncDatabaseManager, to_email: str) -> OutboxEmailModel:
+    [email] = [each for each in await list_emails(database) if each.to_email == to_email]
+    return email
+
+
+async def until_it_failed(database: AsyncDatabaseManager, to_email: str) -> None:
     async def failed() -> bool:
-        mail = (await mails(database))[email]
-        return mail.last_error is not None and mail.lease_id is None
+        email = await find_email(database, to_email)
+        return email.last_error is not None and email.lease_id is None
 
     await until(failed)
 
@@ -189,7 +156,7 @@ async def test_a_service_that_is_killed_before_it_could_send_loses_nothing(
     with run_service(tmp_path, **environment) as service:
         service.wait_until_ready()
         sign_up(service)
-        kill(service)
+        service.kill()
 
     with server, run_worker(tmp_path, **environment):
         await until_all_are_sent(database)
@@ -197,7 +164,7 @@ async def test_a_service_that_is_killed_before_it_could_send_loses_nothing(
     assert server.recipients == ["ana@example.com"]
 
 
-async def test_a_worker_that_is_killed_between_sending_and_marking_repeats_that_one_mail_at_most(
+async def test_a_worker_killed_between_sending_and_marking_repeats_one_email_at_most(
     database_url: str, database: AsyncDatabaseManager, tmp_path: Path
 ) -> None:
     with MailServer() as server:
@@ -208,10 +175,10 @@ async def test_a_worker_that_is_killed_between_sending_and_marking_repeats_that_
             sign_up(service)
             with run_worker(tmp_path, **environment) as worker:
                 await until_it_has(server, 1)
-                kill(worker)
+                worker.kill()
             sign_up(service, "bob@example.com")
         server.becomes("well")
-        [held] = [mail for mail in (await mails(database)).values() if mail.lease_id]
+        [held] = [email for email in await list_emails(database) if email.lease_id]
         assert (held.to_email, held.status) == ("ana@example.com", OutboxStatus.QUEUED)
 
         with run_worker(tmp_path, **environment):
@@ -221,11 +188,11 @@ async def test_a_worker_that_is_killed_between_sending_and_marking_repeats_that_
             await until_all_are_sent(database)
 
     assert Counter(server.recipients) == {"ana@example.com": 2, "bob@example.com": 1}
-    first, _, again = server.mails
+    first, _, again = server.emails
     assert first["Message-ID"] == again["Message-ID"]
 
 
-async def test_a_worker_that_is_killed_before_the_server_took_the_mail_sends_it_once(
+async def test_a_worker_that_is_killed_before_the_server_took_the_email_sends_it_once(
     database_url: str, database: AsyncDatabaseManager, tmp_path: Path
 ) -> None:
     with MailServer() as server:
@@ -240,7 +207,7 @@ async def test_a_worker_that_is_killed_before_the_server_took_the_mail_sends_it_
                     return server.tried > 0
 
                 await until(hangs)
-                kill(worker)
+                worker.kill()
         server.becomes("well")
         await end_leases(database)
 
@@ -262,7 +229,7 @@ async def test_a_stop_lets_through_what_is_being_sent(
         service.process.send_signal(signal.SIGTERM)
         service.process.wait(8)
 
-        assert [mail.status for mail in (await mails(database)).values()] == [OutboxStatus.SENT]
+        assert [email.status for email in await list_emails(database)] == [OutboxStatus.SENT]
         assert "Traceback" not in service.log
 
 
@@ -283,8 +250,8 @@ async def test_a_stop_gives_back_what_hangs_so_that_another_may_send_it_at_once(
 
             assert time.monotonic() - began < 5
             assert "Traceback" not in service.log
-        [mail] = (await mails(database)).values()
-        assert (mail.status, mail.attempts, mail.lease_id) == (OutboxStatus.QUEUED, 0, None)
+        [email] = await list_emails(database)
+        assert (email.status, email.attempts, email.lease_id) == (OutboxStatus.QUEUED, 0, None)
 
 
 async def test_a_stop_while_the_server_owes_its_goodbye_repeats_nothing(
@@ -299,10 +266,10 @@ async def test_a_stop_while_the_server_owes_its_goodbye_repeats_nothing(
         service.process.send_signal(signal.SIGTERM)
         service.process.wait(8)
 
-        assert [mail.status for mail in (await mails(database)).values()] == [OutboxStatus.SENT]
+        assert [email.status for email in await list_emails(database)] == [OutboxStatus.SENT]
 
 
-async def test_two_workers_share_the_mails_and_stop_when_told(
+async def test_two_workers_share_the_emails_and_stop_when_told(
     database_url: str, database: AsyncDatabaseManager, tmp_path: Path
 ) -> None:
     with MailServer() as server:
@@ -321,7 +288,7 @@ async def test_two_workers_share_the_mails_and_stop_when_told(
     assert one.log == ""
 
 
-def test_a_worker_without_anything_that_carries_mail_says_so(tmp_path: Path) -> None:
+def test_a_worker_without_smtp_says_so(tmp_path: Path) -> None:
     with run_worker(tmp_path, DATABASE_URL=f"sqlite:///{tmp_path}/users.db") as worker:
         assert worker.process.wait(10) == 1
 
@@ -407,7 +374,7 @@ async def test_no_table_and_no_log_holds_a_usable_link_token_or_password_at_any_
 
 
 class Person:
-    """Does things, reads mail, and looks at what is at rest before anything is spent."""
+    """Does things, reads emails, and looks at what is at rest before anything is spent."""
 
     def __init__(self, client: httpx.AsyncClient, server: MailServer, canaries: Canaries) -> None:
         self._client = client
@@ -428,13 +395,13 @@ class Person:
         self._client.headers["authorization"] = f"Bearer {answer['access_token']}"
 
     async def token(self, *, has_link: bool = True) -> str:
-        """That of the link in the next mail."""
+        """That of the link in the next email."""
         await until_it_has(self._server, self._read + 1)
-        mail = self._server.mails[self._read]
+        email = self._server.emails[self._read]
         self._read += 1
         await self._canaries.look()
         if not has_link:
             return ""
-        token = token_of(link_in(mail))
+        token = token_of(link_in(email))
         self._canaries.secrets.add(token)
         return token

@@ -1,13 +1,9 @@
 """The example of a second service, and ours, as real processes that share an address and nothing else."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,49 +15,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
 from src.core.keys import SIGNS_AFTER, load_keys
-from tests.core.test_keys import rotate_ago
-from tests.steps import PASSWORD, LoggedIn, read_tokens, token_of
-from tests.test_running import ROOT, Running
+from tests.support.keys import rotate_ago
+from tests.support.processes import Running, free_port, run_app, run_command, wait_until
+from tests.support.steps import PASSWORD, LoggedIn, read_tokens, token_of
 
 pytestmark = pytest.mark.slow
 
 CREDENTIALS = {"email": "ana@example.com", "password": PASSWORD}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
-
-
-@contextmanager
-def run_app(app: str, port: int, log: Path, **environment: str) -> Iterator[Running]:
-    """Like `run_service`, for any application and on a known port: each must know the issuer's address."""
-    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        yield Running(process, port, log)
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def manage(*arguments: str, **environment: str) -> str:
-    """Run a command where the service runs."""
-    command = [sys.executable, "-m", "src", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True
-    ).stdout
 
 
 @dataclass(frozen=True)
@@ -93,7 +53,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     with ExitStack() as stack:
         issuer = stack.enter_context(run_app("src.api.app:app", port, folder / "issuer.log", **settings))
         issuer.wait_until_ready()
-        client = json.loads(manage("clients", "create", "shop", "--scope", "users:read", "--json", **settings))
+        client = json.loads(run_command("clients", "create", "shop", "--scope", "users:read", "--json", **settings))
         credentials = {"CLIENT_ID": client["client_id"], "CLIENT_SECRET": client["client_secret"]}
         resource_server = stack.enter_context(
             run_app("examples.resource_server:app", free_port(), folder / "other.log", ISSUER=url, **credentials)
@@ -125,9 +85,7 @@ def test_without_a_token_it_asks_for_one(pair: Pair) -> None:
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-def test_what_the_issuer_did_not_sign_as_an_access_token_for_this_audience_is_refused(
-    pair: Pair, ana: LoggedIn
-) -> None:
+def test_what_the_issuer_did_not_sign_for_this_audience_is_refused(pair: Pair, ana: LoggedIn) -> None:
     ours = load_keys(pair.keys)[0][0]
     claims = jwt.decode(ana.access_token, options={"verify_signature": False})
 
@@ -181,7 +139,9 @@ class TestProfile:
         assert pair.issuer.log.count("POST /auth/token") == 1
 
     def test_its_own_token_is_nobodys_log_in(self, pair: Pair) -> None:
-        client = json.loads(manage("clients", "create", "other", "--scope", "users:read", "--json", **pair.settings))
+        client = json.loads(
+            run_command("clients", "create", "other", "--scope", "users:read", "--json", **pair.settings)
+        )
         form = {"grant_type": "client_credentials", **client}
         token = httpx.post(f"{pair.issuer.url}/auth/token", data=form).json()["access_token"]
 
@@ -190,7 +150,7 @@ class TestProfile:
     def test_once_it_is_revoked_it_reads_nothing_more(self, pair: Pair, ana: LoggedIn) -> None:
         assert pair.profile(ana.access_token).status_code == 200
 
-        manage("clients", "revoke", "shop", **pair.settings)
+        run_command("clients", "revoke", "shop", **pair.settings)
 
         assert pair.profile(ana.access_token).status_code == 502
         assert pair.whoami(ana.access_token).status_code == 200

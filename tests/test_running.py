@@ -1,65 +1,17 @@
 """The service as people run it: real processes, real sockets."""
 
 import asyncio
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.steps import PASSWORD, token_of
-
-ROOT = Path(__file__).parents[1]
-
-
-class Running:
-    """A service that has been started: where it answers, and what it has logged."""
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-        self.process = process
-        self.url = f"http://127.0.0.1:{port}"
-        self._log = log
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def wait_until_ready(self, seconds: float = 30) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                if httpx.get(f"{self.url}/health/ready").is_success:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.05)
-        raise AssertionError(f"not ready:\n{self.log}")
-
-
-@contextmanager
-def run_service(tmp_path: Path, *arguments: str, **environment: str) -> Iterator[Running]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = {"SERVER_PUBLIC_URL": f"http://127.0.0.1:{port}"} | environment
-    log = tmp_path / "service.log"
-    command = [sys.executable, "-m", "uvicorn", "src.api.app:app", "--port", str(port), *arguments]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        yield Running(process, port, log)
-    finally:
-        process.terminate()
-        process.wait(10)
+from tests.support.processes import run_service
+from tests.support.steps import PASSWORD, token_of
 
 
 def test_it_starts_on_nothing_and_stops_when_told(tmp_path: Path) -> None:
@@ -160,7 +112,7 @@ def test_a_database_in_memory_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_production_without_mail_stops_the_start_with_one_clear_sentence(tmp_path: Path) -> None:
+def test_production_without_smtp_stops_the_start_with_one_clear_sentence(tmp_path: Path) -> None:
     with run_service(tmp_path, APP_ENV="production") as service:
         assert service.process.wait(20) != 0
 

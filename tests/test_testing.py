@@ -17,14 +17,7 @@ from src.testing import (
     test_database,
     test_session,
 )
-from tests.repositories.test_user import make_user
-
-
-async def test_repo_directly() -> None:
-    async with test_session() as session:
-        users = UserRepository(session)
-        await users.add(make_user())
-        assert await users.count() == 1
+from tests.support.factories import make_user
 
 
 async def test_an_engine_in_memory_keeps_its_one_connection() -> None:

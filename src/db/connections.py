@@ -111,16 +111,21 @@ class SQLiteThreads:
         )
         self._local = threading.local()
         self._open: list[Connection] = []
-        self._executor = ThreadPoolExecutor(SQLITE_THREADS, thread_name_prefix="sqlite")
+        self._executor: ThreadPoolExecutor | None = None
 
     async def run(self, work: Callable[[Connection], Result]) -> Result:
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(SQLITE_THREADS, thread_name_prefix="sqlite")
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, work)
 
     def close(self) -> None:
-        self._executor.shutdown()
+        """End the threads and their connections. The next statement begins new ones."""
+        if self._executor:
+            self._executor.shutdown()
         for connection in self._open:
             connection.close()
         self._engine.dispose()
+        self._executor, self._open = None, []
 
     def _run(self, work: Callable[[Connection], Result]) -> Result:
         connection: Connection | None = getattr(self._local, "connection", None)

@@ -87,9 +87,8 @@ class AsyncDatabaseManager:
 
     async def disconnect(self) -> None:
         """Close every connection. The manager connects again if it is used again."""
-        connections, self._connections = self._connections, None
-        if connections is not None:
-            await connections.close()
+        if self._connections:
+            await self._connections.close()
 
     async def create_tables(self, metadata: MetaData | None = None) -> None:
         async with self.engine.begin() as connection:

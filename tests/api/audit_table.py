@@ -1,4 +1,4 @@
-"""What people, services and commands do, and the event that each act must leave. `test_audit.py` goes through it."""
+"""What people, services and commands do, and the event that each action must leave. `test_audit.py` goes through it."""
 
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -17,18 +17,16 @@ from src.core.passwords import hash_password
 from src.db.models import EventKind, UserModel
 from src.services.clients import ClientSecret
 from src.services.imports import import_people
-from tests.conftest import Service
-from tests.steps import (
+from tests.support.databases import execute
+from tests.support.factories import add_users, expire_links
+from tests.support.service import MailingService, Service, accounts_of, clients_of
+from tests.support.steps import (
     PASSWORD,
     LoggedIn,
-    accounts_of,
     activate,
-    add_users,
     bearer,
-    clients_of,
     create_account,
     create_client,
-    expire_links,
     log_in,
     post_client_credentials,
     post_log_in,
@@ -64,7 +62,7 @@ class Stage:
     """Where one flow plays: with people of its own, and one administrator whom all flows share."""
 
     service: Service  # its links are in its answers
-    mailing: Service
+    mailing: MailingService
     root: LoggedIn
     number: int
 
@@ -105,7 +103,6 @@ class Stage:
         return token_of(response.json()["email_change_url"])
 
     async def email_revert_link(self) -> str:
-        assert self.mailing.mailbox is not None
         await create_account(self.mailing, self.address())
         ana = await log_in(self.mailing, self.address())
         body = {"new_email": self.address("ana-moved"), "current_password": PASSWORD}
@@ -130,15 +127,13 @@ class Stage:
 
     async def only_root(self) -> None:
         """Other flows may have left administrators."""
-        async with self.service.database.session() as session:
-            others = UserModel.id != UUID(self.root.user_id)
-            await session.execute(update(UserModel).where(others).values(is_admin=False))
-            await session.commit()
+        others = UserModel.id != UUID(self.root.user_id)
+        await execute(self.service.database, update(UserModel).where(others).values(is_admin=False))
 
 
-# A flow comes to the moment before the act, and hands it over undone.
-Act = Coroutine[Any, Any, object]
-Flow = Callable[[Stage], Awaitable[Act]]
+# A flow comes to the moment before the action, and hands it over undone.
+Action = Coroutine[Any, Any, object]
+Flow = Callable[[Stage], Awaitable[Action]]
 
 
 @dataclass(frozen=True)
@@ -183,94 +178,94 @@ async def by_command(opened: AbstractAsyncContextManager[Opened], do: Callable[[
 
 
 @leaves(EventKind.SIGN_UP, on="ana")
-async def a_sign_up(stage: Stage) -> Act:
+async def a_sign_up(stage: Stage) -> Action:
     return post_sign_up(stage.service, stage.address())
 
 
 @leaves(EventKind.SIGN_UP, on="ana")
-async def a_sign_up_with_an_owned_address_where_the_link_is_mailed(stage: Stage) -> Act:
+async def a_sign_up_with_an_owned_address_where_the_link_is_mailed(stage: Stage) -> Action:
     await stage.account()
     return post_sign_up(stage.mailing, stage.address())
 
 
 @leaves(EventKind.SIGN_UP, "USER_EMAIL_TAKEN", on="ana")
-async def a_sign_up_with_an_owned_address(stage: Stage) -> Act:
+async def a_sign_up_with_an_owned_address(stage: Stage) -> Action:
     await stage.account()
     return post_sign_up(stage.service, stage.address())
 
 
 @leaves(EventKind.SIGN_UP, "VALIDATION_ERROR")
-async def a_sign_up_with_a_weak_password(stage: Stage) -> Act:
+async def a_sign_up_with_a_weak_password(stage: Stage) -> Action:
     return post_sign_up(stage.service, stage.address(), password="short")
 
 
 @leaves(EventKind.ACTIVATION, on="ana", by="ana")
-async def an_activation(stage: Stage) -> Act:
+async def an_activation(stage: Stage) -> Action:
     link = (await sign_up(stage.service, stage.address()))["activation_url"]
     return activate(stage.service, token_of(link))
 
 
 @leaves(EventKind.ACTIVATION, "INVALID_TOKEN")
-async def an_activation_with_an_expired_link(stage: Stage) -> Act:
+async def an_activation_with_an_expired_link(stage: Stage) -> Action:
     link = (await sign_up(stage.service, stage.address()))["activation_url"]
     await expire_links(stage.service.database)
     return activate(stage.service, token_of(link))
 
 
 @leaves(EventKind.ACTIVATION, "WRONG_PASSWORD", on="ana", is_told=False)
-async def an_activation_of_one_of_two_sign_ups_with_a_wrong_password(stage: Stage) -> Act:
+async def an_activation_of_one_of_two_sign_ups_with_a_wrong_password(stage: Stage) -> Action:
     link = (await sign_up(stage.service, stage.address()))["activation_url"]
     await sign_up(stage.service, stage.address())
     return stage.service.client.post("/activate", data={"token": token_of(link), "password": "of-another-sign-up"})
 
 
 @leaves(EventKind.LOG_IN, on="ana", by="ana")
-async def a_log_in(stage: Stage) -> Act:
+async def a_log_in(stage: Stage) -> Action:
     await stage.account()
     return post_log_in(stage.service, stage.address())
 
 
 @leaves(EventKind.LOG_IN, "INVALID_CREDENTIALS", on="ana")
-async def a_log_in_with_a_wrong_password(stage: Stage) -> Act:
+async def a_log_in_with_a_wrong_password(stage: Stage) -> Action:
     await stage.account()
     return post_log_in(stage.service, stage.address(), "a-wrong-password")
 
 
 @leaves(EventKind.LOG_IN, "INVALID_CREDENTIALS", on="ana")
-async def a_log_in_of_somebody_who_is_disabled(stage: Stage) -> Act:
+async def a_log_in_of_somebody_who_is_disabled(stage: Stage) -> Action:
     await stage.disabled()
     return post_log_in(stage.service, stage.address())
 
 
 @leaves(EventKind.LOG_IN, "INVALID_CREDENTIALS", has_address_hash=True)
-async def a_log_in_before_the_activation(stage: Stage) -> Act:
+async def a_log_in_before_the_activation(stage: Stage) -> Action:
     await stage.pending()
     return post_log_in(stage.service, stage.address())
 
 
 @leaves(EventKind.LOG_IN, "INVALID_CREDENTIALS", has_address_hash=True)
-async def a_log_in_with_an_unknown_address(stage: Stage) -> Act:
+async def a_log_in_with_an_unknown_address(stage: Stage) -> Action:
     form = {"grant_type": "password", "username": stage.address(), "password": PASSWORD}
     return stage.service.client.post("/auth/token", data=form)
 
 
 @leaves(EventKind.LOG_OUT, on="ana", by="ana")
-async def a_log_out(stage: Stage) -> Act:
+async def a_log_out(stage: Stage) -> Action:
     return stage.ask("POST", "/auth/logout", who=await stage.account())
 
 
 @leaves(EventKind.LOG_OUT, on="ana", by="ana")
-async def a_log_out_by_refresh_token(stage: Stage) -> Act:
+async def a_log_out_by_refresh_token(stage: Stage) -> Action:
     return stage.ask("POST", "/auth/logout", {"refresh_token": (await stage.account()).refresh_token})
 
 
 @leaves(EventKind.LOG_OUT, "INVALID_REFRESH_TOKEN")
-async def a_log_out_by_what_is_no_refresh_token(stage: Stage) -> Act:
+async def a_log_out_by_what_is_no_refresh_token(stage: Stage) -> Action:
     return stage.ask("POST", "/auth/logout", {"refresh_token": "none"})
 
 
 @leaves(EventKind.REFRESH_REPLAY, "INVALID_REFRESH_TOKEN", on="ana", changes_nothing=False)
-async def a_replay_of_a_refresh_token(stage: Stage) -> Act:
+async def a_replay_of_a_refresh_token(stage: Stage) -> Action:
     ana = await stage.account()
     second = (await refresh(stage.service, ana.refresh_token)).json()["refresh_token"]
     await refresh(stage.service, second)
@@ -278,101 +273,101 @@ async def a_replay_of_a_refresh_token(stage: Stage) -> Act:
 
 
 @leaves(EventKind.SESSION_REVOCATION, on="ana", by="ana")
-async def the_end_of_ones_other_sessions(stage: Stage) -> Act:
+async def the_end_of_ones_other_sessions(stage: Stage) -> Action:
     return stage.ask("DELETE", "/auth/sessions", who=await stage.account())
 
 
 @leaves(EventKind.SESSION_REVOCATION, on="ana", by="ana")
-async def the_end_of_a_session(stage: Stage) -> Act:
+async def the_end_of_a_session(stage: Stage) -> Action:
     ana = await stage.account()
     session = (await stage.ask("GET", "/auth/sessions", who=ana)).json()["items"][0]["id"]
     return stage.ask("DELETE", f"/auth/sessions/{session}", who=ana)
 
 
 @leaves(EventKind.SESSION_REVOCATION, "SESSION_NOT_FOUND", on="ana", by="ana")
-async def the_end_of_somebody_elses_session(stage: Stage) -> Act:
+async def the_end_of_somebody_elses_session(stage: Stage) -> Action:
     session = (await stage.ask("GET", "/auth/sessions", who=await stage.account("eve"))).json()["items"][0]["id"]
     return stage.ask("DELETE", f"/auth/sessions/{session}", who=await stage.account())
 
 
 @leaves(EventKind.SESSION_REVOCATION, on="ana", by="root")
-async def a_log_out_everywhere_by_an_administrator(stage: Stage) -> Act:
+async def a_log_out_everywhere_by_an_administrator(stage: Stage) -> Action:
     return stage.ask("DELETE", f"/api/users/{(await stage.account()).user_id}/sessions", who=stage.root)
 
 
 @leaves(EventKind.SESSION_REVOCATION, "INSUFFICIENT_SCOPE", on="ana", client="reports")
-async def a_log_out_everywhere_by_a_service_without_the_scope(stage: Stage) -> Act:
+async def a_log_out_everywhere_by_a_service_without_the_scope(stage: Stage) -> Action:
     path = f"/api/users/{(await stage.account()).user_id}/sessions"
     return stage.ask("DELETE", path, headers=await stage.service_with("users:read"))
 
 
 @leaves(EventKind.PASSWORD_CHANGE, on="ana", by="ana")
-async def a_password_change(stage: Stage) -> Act:
+async def a_password_change(stage: Stage) -> Action:
     body = {"current_password": PASSWORD, "new_password": "another-password"}
     return stage.ask("POST", "/auth/password-change", body, who=await stage.account())
 
 
 @leaves(EventKind.PASSWORD_CHANGE, "WRONG_PASSWORD", on="ana", by="ana")
-async def a_password_change_with_a_wrong_password(stage: Stage) -> Act:
+async def a_password_change_with_a_wrong_password(stage: Stage) -> Action:
     body = {"current_password": "a-wrong-password", "new_password": "another-password"}
     return stage.ask("POST", "/auth/password-change", body, who=await stage.account())
 
 
 @leaves(EventKind.PASSWORD_CHANGE, "VALIDATION_ERROR", on="ana", by="ana")
-async def a_password_change_to_a_weak_one(stage: Stage) -> Act:
+async def a_password_change_to_a_weak_one(stage: Stage) -> Action:
     body = {"current_password": PASSWORD, "new_password": "short"}
     return stage.ask("POST", "/auth/password-change", body, who=await stage.account())
 
 
 @leaves(EventKind.PASSWORD_RESET_REQUEST, on="ana")
-async def a_request_for_a_reset(stage: Stage) -> Act:
+async def a_request_for_a_reset(stage: Stage) -> Action:
     await stage.account()
     return stage.ask("POST", "/auth/password-reset/request", {"email": stage.address()})
 
 
 @leaves(EventKind.PASSWORD_RESET_REQUEST, "USER_NOT_FOUND", has_address_hash=True, is_told=False)
-async def a_request_for_a_reset_of_an_unknown_address(stage: Stage) -> Act:
+async def a_request_for_a_reset_of_an_unknown_address(stage: Stage) -> Action:
     return stage.ask("POST", "/auth/password-reset/request", {"email": stage.address()})
 
 
 @leaves(EventKind.PASSWORD_RESET_REQUEST, "USER_DISABLED", on="ana", is_told=False)
-async def a_request_for_a_reset_of_somebody_who_is_disabled(stage: Stage) -> Act:
+async def a_request_for_a_reset_of_somebody_who_is_disabled(stage: Stage) -> Action:
     await stage.disabled()
     return stage.ask("POST", "/auth/password-reset/request", {"email": stage.address()})
 
 
 @leaves(EventKind.PASSWORD_RESET_REQUEST, on="ana", by="root")
-async def a_reset_that_an_administrator_asks_for(stage: Stage) -> Act:
+async def a_reset_that_an_administrator_asks_for(stage: Stage) -> Action:
     path = f"/api/users/{(await stage.account()).user_id}/password-reset"
     return stage.mailing.client.post(path, headers=stage.root.bearer)
 
 
 @leaves(EventKind.PASSWORD_RESET_REQUEST, "USER_PENDING", on="ana", by="root")
-async def a_reset_that_an_administrator_asks_for_before_the_activation(stage: Stage) -> Act:
+async def a_reset_that_an_administrator_asks_for_before_the_activation(stage: Stage) -> Action:
     return stage.mailing.client.post(f"/api/users/{await stage.pending()}/password-reset", headers=stage.root.bearer)
 
 
 @leaves(EventKind.PASSWORD_RESET_REQUEST, "USER_DISABLED", on="ana", by="root")
-async def a_reset_that_an_administrator_asks_for_somebody_disabled(stage: Stage) -> Act:
+async def a_reset_that_an_administrator_asks_for_somebody_disabled(stage: Stage) -> Action:
     path = f"/api/users/{(await stage.disabled()).user_id}/password-reset"
     return stage.mailing.client.post(path, headers=stage.root.bearer)
 
 
 @leaves(EventKind.PASSWORD_RESET_REQUEST, "FORBIDDEN", on="ana", by="eve")
-async def a_reset_that_somebody_else_asks_for(stage: Stage) -> Act:
+async def a_reset_that_somebody_else_asks_for(stage: Stage) -> Action:
     path = f"/api/users/{(await stage.account()).user_id}/password-reset"
     return stage.ask("POST", path, who=await stage.account("eve"))
 
 
 @leaves(EventKind.PASSWORD_RESET, on="ana", by="ana")
-async def a_reset(stage: Stage) -> Act:
+async def a_reset(stage: Stage) -> Action:
     await stage.account()
     body = {"token": await stage.reset_link(), "new_password": "another-password"}
     return stage.ask("POST", "/auth/password-reset/confirm", body)
 
 
 @leaves(EventKind.PASSWORD_RESET, "INVALID_TOKEN")
-async def a_reset_with_a_used_link(stage: Stage) -> Act:
+async def a_reset_with_a_used_link(stage: Stage) -> Action:
     await stage.account()
     body = {"token": await stage.reset_link(), "new_password": "another-password"}
     await stage.ask("POST", "/auth/password-reset/confirm", body)
@@ -380,7 +375,7 @@ async def a_reset_with_a_used_link(stage: Stage) -> Act:
 
 
 @leaves(EventKind.PASSWORD_RESET, "INVALID_TOKEN")
-async def a_reset_with_an_expired_link(stage: Stage) -> Act:
+async def a_reset_with_an_expired_link(stage: Stage) -> Action:
     await stage.account()
     body = {"token": await stage.reset_link(), "new_password": "another-password"}
     await expire_links(stage.service.database)
@@ -388,7 +383,7 @@ async def a_reset_with_an_expired_link(stage: Stage) -> Act:
 
 
 @leaves(EventKind.PASSWORD_RESET, "VALIDATION_ERROR", on="ana", by="ana")
-async def a_reset_to_a_weak_password(stage: Stage) -> Act:
+async def a_reset_to_a_weak_password(stage: Stage) -> Action:
     await stage.account()
     return stage.ask(
         "POST", "/auth/password-reset/confirm", {"token": await stage.reset_link(), "new_password": "short"}
@@ -396,273 +391,273 @@ async def a_reset_to_a_weak_password(stage: Stage) -> Act:
 
 
 @leaves(EventKind.EMAIL_CHANGE_REQUEST, on="ana", by="ana")
-async def a_request_for_an_email_change(stage: Stage) -> Act:
+async def a_request_for_an_email_change(stage: Stage) -> Action:
     body = {"new_email": stage.address("moved"), "current_password": PASSWORD}
     return stage.ask("POST", "/auth/email-change/request", body, who=await stage.account())
 
 
 @leaves(EventKind.EMAIL_CHANGE_REQUEST, "WRONG_PASSWORD", on="ana", by="ana")
-async def a_request_for_an_email_change_with_a_wrong_password(stage: Stage) -> Act:
+async def a_request_for_an_email_change_with_a_wrong_password(stage: Stage) -> Action:
     body = {"new_email": stage.address("moved"), "current_password": "a-wrong-password"}
     return stage.ask("POST", "/auth/email-change/request", body, who=await stage.account())
 
 
 @leaves(EventKind.EMAIL_CHANGE_REQUEST, "VALIDATION_ERROR", on="ana", by="ana")
-async def a_request_to_keep_ones_address(stage: Stage) -> Act:
+async def a_request_to_keep_ones_address(stage: Stage) -> Action:
     body = {"new_email": stage.address(), "current_password": PASSWORD}
     return stage.ask("POST", "/auth/email-change/request", body, who=await stage.account())
 
 
 @leaves(EventKind.EMAIL_CHANGE, on="ana-moved", by="ana-moved")
-async def an_email_change(stage: Stage) -> Act:
+async def an_email_change(stage: Stage) -> Action:
     token = await stage.email_change_link(await stage.account(), stage.address("ana-moved"))
     return stage.ask("POST", "/auth/email-change/confirm", {"token": token})
 
 
 @leaves(EventKind.EMAIL_CHANGE, "INVALID_TOKEN", on="ana", by="ana")
-async def an_email_change_that_loses_the_address(stage: Stage) -> Act:
+async def an_email_change_that_loses_the_address(stage: Stage) -> Action:
     token = await stage.email_change_link(await stage.account(), stage.address("eve"))
     await stage.account("eve")
     return stage.ask("POST", "/auth/email-change/confirm", {"token": token})
 
 
 @leaves(EventKind.EMAIL_CHANGE, "INVALID_TOKEN")
-async def an_email_change_with_an_expired_link(stage: Stage) -> Act:
+async def an_email_change_with_an_expired_link(stage: Stage) -> Action:
     token = await stage.email_change_link(await stage.account(), stage.address("moved"))
     await expire_links(stage.service.database)
     return stage.ask("POST", "/auth/email-change/confirm", {"token": token})
 
 
 @leaves(EventKind.EMAIL_REVERT, on="ana", by="ana")
-async def an_email_change_undone(stage: Stage) -> Act:
+async def an_email_change_undone(stage: Stage) -> Action:
     return stage.ask("POST", "/auth/email-change/revert", {"token": await stage.email_revert_link()})
 
 
 @leaves(EventKind.EMAIL_REVERT, "INVALID_TOKEN", on="ana-moved", by="ana-moved")
-async def an_email_change_that_cannot_be_undone_as_the_address_is_owned(stage: Stage) -> Act:
+async def an_email_change_that_cannot_be_undone_as_the_address_is_owned(stage: Stage) -> Action:
     token = await stage.email_revert_link()
     await stage.account()
     return stage.ask("POST", "/auth/email-change/revert", {"token": token})
 
 
 @leaves(EventKind.ACCOUNT_DELETION, origin=None)
-async def a_departure(stage: Stage) -> Act:
+async def a_departure(stage: Stage) -> Action:
     body = {"current_password": PASSWORD}
     return stage.ask("POST", "/auth/delete-account", body, who=await stage.account())
 
 
 @leaves(EventKind.ACCOUNT_DELETION, "WRONG_PASSWORD", on="ana", by="ana")
-async def a_departure_with_a_wrong_password(stage: Stage) -> Act:
+async def a_departure_with_a_wrong_password(stage: Stage) -> Action:
     body = {"current_password": "a-wrong-password"}
     return stage.ask("POST", "/auth/delete-account", body, who=await stage.account())
 
 
 @leaves(EventKind.ACCOUNT_DELETION, "LAST_ADMIN", on="root", by="root")
-async def a_departure_of_the_last_administrator(stage: Stage) -> Act:
+async def a_departure_of_the_last_administrator(stage: Stage) -> Action:
     await stage.only_root()
     return stage.ask("POST", "/auth/delete-account", {"current_password": PASSWORD}, who=stage.root)
 
 
 @leaves(EventKind.INVITATION, on="ana", by="root")
-async def an_invitation(stage: Stage) -> Act:
+async def an_invitation(stage: Stage) -> Action:
     return stage.ask("POST", "/api/users", {"email": stage.address()}, who=stage.root)
 
 
 @leaves(EventKind.INVITATION, on="ana", by="root", changes="is_admin=true")
-async def an_invitation_of_an_administrator(stage: Stage) -> Act:
+async def an_invitation_of_an_administrator(stage: Stage) -> Action:
     return stage.ask("POST", "/api/users", {"email": stage.address(), "is_admin": True}, who=stage.root)
 
 
 @leaves(EventKind.INVITATION, "USER_EMAIL_TAKEN", on="ana", by="root")
-async def an_invitation_of_an_owned_address(stage: Stage) -> Act:
+async def an_invitation_of_an_owned_address(stage: Stage) -> Action:
     await stage.account()
     return stage.ask("POST", "/api/users", {"email": stage.address()}, who=stage.root)
 
 
 @leaves(EventKind.INVITATION, "FORBIDDEN", by="eve")
-async def an_invitation_by_somebody_who_may_not(stage: Stage) -> Act:
+async def an_invitation_by_somebody_who_may_not(stage: Stage) -> Action:
     return stage.ask("POST", "/api/users", {"email": stage.address()}, who=await stage.account("eve"))
 
 
 @leaves(EventKind.INVITATION, "FIELDS_FORBIDDEN", client="reports", changes="is_admin=true")
-async def an_invitation_of_an_administrator_by_a_service(stage: Stage) -> Act:
+async def an_invitation_of_an_administrator_by_a_service(stage: Stage) -> Action:
     body = {"email": stage.address(), "is_admin": True}
     return stage.ask("POST", "/api/users", body, headers=await stage.service_with("users:write"))
 
 
 @leaves(EventKind.INVITATION_ACCEPTANCE, on="ana", by="ana")
-async def an_acceptance(stage: Stage) -> Act:
+async def an_acceptance(stage: Stage) -> Action:
     body = {"token": await stage.invitation_link(), "password": PASSWORD}
     return stage.ask("POST", "/auth/invitation/accept", body)
 
 
 @leaves(EventKind.INVITATION_ACCEPTANCE, "INVALID_TOKEN")
-async def an_acceptance_after_another_invitation(stage: Stage) -> Act:
+async def an_acceptance_after_another_invitation(stage: Stage) -> Action:
     body = {"token": await stage.invitation_link(), "password": PASSWORD}
     await stage.invitation_link()
     return stage.ask("POST", "/auth/invitation/accept", body)
 
 
 @leaves(EventKind.INVITATION_ACCEPTANCE, "VALIDATION_ERROR", on="ana", by="ana")
-async def an_acceptance_with_a_weak_password(stage: Stage) -> Act:
+async def an_acceptance_with_a_weak_password(stage: Stage) -> Action:
     body = {"token": await stage.invitation_link(), "password": "short"}
     return stage.ask("POST", "/auth/invitation/accept", body)
 
 
 @leaves(EventKind.USER_UPDATE, on="ana", by="ana", changes="name")
-async def a_new_name(stage: Stage) -> Act:
+async def a_new_name(stage: Stage) -> Action:
     ana = await stage.account()
     return stage.ask("PATCH", f"/api/users/{ana.user_id}", {"name": "Ana"}, who=ana)
 
 
 @leaves(EventKind.USER_UPDATE, on="ana", by="root", changes="name is_active=false is_admin=true")
-async def an_update_by_an_administrator(stage: Stage) -> Act:
+async def an_update_by_an_administrator(stage: Stage) -> Action:
     body = {"name": "Ana", "is_active": False, "is_admin": True}
     return stage.ask("PATCH", f"/api/users/{(await stage.account()).user_id}", body, who=stage.root)
 
 
 @leaves(EventKind.USER_UPDATE, on="ana", client="reports", changes="is_active=false")
-async def an_update_by_a_service(stage: Stage) -> Act:
+async def an_update_by_a_service(stage: Stage) -> Action:
     path = f"/api/users/{(await stage.account()).user_id}"
     return stage.ask("PATCH", path, {"is_active": False}, headers=await stage.service_with("users:write"))
 
 
 @leaves(EventKind.USER_UPDATE, "FORBIDDEN", on="root", client="reports", changes="is_active=false")
-async def an_update_of_an_administrator_by_a_service(stage: Stage) -> Act:
+async def an_update_of_an_administrator_by_a_service(stage: Stage) -> Action:
     path = f"/api/users/{stage.root.user_id}"
     return stage.ask("PATCH", path, {"is_active": False}, headers=await stage.service_with("users:write"))
 
 
 @leaves(EventKind.USER_UPDATE, "FIELDS_FORBIDDEN", on="ana", by="ana", changes="name is_admin=true")
-async def an_update_of_ones_own_rights(stage: Stage) -> Act:
+async def an_update_of_ones_own_rights(stage: Stage) -> Action:
     ana = await stage.account()
     return stage.ask("PATCH", f"/api/users/{ana.user_id}", {"name": "Ana", "is_admin": True}, who=ana)
 
 
 @leaves(EventKind.USER_UPDATE, "FORBIDDEN", on="ana", by="eve", changes="name")
-async def an_update_by_the_wrong_person(stage: Stage) -> Act:
+async def an_update_by_the_wrong_person(stage: Stage) -> Action:
     path = f"/api/users/{(await stage.account()).user_id}"
     return stage.ask("PATCH", path, {"name": "Eve"}, who=await stage.account("eve"))
 
 
 @leaves(EventKind.USER_UPDATE, "USER_NOT_FOUND", by="root", changes="name")
-async def an_update_of_nobody(stage: Stage) -> Act:
+async def an_update_of_nobody(stage: Stage) -> Action:
     return stage.ask("PATCH", f"/api/users/{NOBODY}", {"name": "Nobody"}, who=stage.root)
 
 
 @leaves(EventKind.USER_UPDATE, "USER_PENDING", on="ana", by="root", changes="is_admin=true")
-async def an_update_before_the_activation(stage: Stage) -> Act:
+async def an_update_before_the_activation(stage: Stage) -> Action:
     return stage.ask("PATCH", f"/api/users/{await stage.pending()}", {"is_admin": True}, who=stage.root)
 
 
 @leaves(EventKind.USER_UPDATE, "PRECONDITION_FAILED", on="ana", by="ana", changes="name")
-async def an_update_of_what_has_changed(stage: Stage) -> Act:
+async def an_update_of_what_has_changed(stage: Stage) -> Action:
     ana = await stage.account()
     return stage.ask("PATCH", f"/api/users/{ana.user_id}", {"name": "Ana"}, who=ana, headers=OF_BEFORE)
 
 
 @leaves(EventKind.USER_UPDATE, "LAST_ADMIN", on="root", by="root", changes="name is_admin=false")
-async def a_demotion_of_the_last_administrator(stage: Stage) -> Act:
+async def a_demotion_of_the_last_administrator(stage: Stage) -> Action:
     await stage.only_root()
     path = f"/api/users/{stage.root.user_id}"
     return stage.ask("PATCH", path, {"name": "Nobody", "is_admin": False}, who=stage.root)
 
 
 @leaves(EventKind.USER_DELETION, by="root")
-async def a_deletion(stage: Stage) -> Act:
+async def a_deletion(stage: Stage) -> Action:
     return stage.ask("DELETE", f"/api/users/{(await stage.account()).user_id}", who=stage.root)
 
 
 @leaves(EventKind.USER_DELETION, "FORBIDDEN", on="ana", by="eve")
-async def a_deletion_by_somebody_who_may_not(stage: Stage) -> Act:
+async def a_deletion_by_somebody_who_may_not(stage: Stage) -> Action:
     path = f"/api/users/{(await stage.account()).user_id}"
     return stage.ask("DELETE", path, who=await stage.account("eve"))
 
 
 @leaves(EventKind.USER_DELETION, "PRECONDITION_FAILED", on="ana", by="root")
-async def a_deletion_of_who_has_changed(stage: Stage) -> Act:
+async def a_deletion_of_who_has_changed(stage: Stage) -> Action:
     path = f"/api/users/{(await stage.account()).user_id}"
     return stage.ask("DELETE", path, who=stage.root, headers=OF_BEFORE)
 
 
 @leaves(EventKind.USER_DELETION, "LAST_ADMIN", on="root", by="root")
-async def a_deletion_of_the_last_administrator(stage: Stage) -> Act:
+async def a_deletion_of_the_last_administrator(stage: Stage) -> Action:
     await stage.only_root()
     return stage.ask("DELETE", f"/api/users/{stage.root.user_id}", who=stage.root)
 
 
 @leaves(EventKind.USER_CREATION, on="boss", changes="is_admin=true", origin="command line")
-async def an_administrator_made_by_command(stage: Stage) -> Act:
+async def an_administrator_made_by_command(stage: Stage) -> Action:
     return by_command(
         accounts_of(stage.service), lambda it: it.create_admin(email=stage.address("boss"), password=PASSWORD)
     )
 
 
 @leaves(EventKind.USER_CREATION, "USER_EMAIL_TAKEN", on="ana", changes="is_admin=true", origin="command line")
-async def an_administrator_made_by_command_of_an_owned_address(stage: Stage) -> Act:
+async def an_administrator_made_by_command_of_an_owned_address(stage: Stage) -> Action:
     await stage.account()
     return by_command(accounts_of(stage.service), lambda it: it.create_admin(email=stage.address(), password=PASSWORD))
 
 
 @leaves(EventKind.USER_IMPORT, on="ana", changes="is_admin=true", origin="command line")
-async def an_import(stage: Stage) -> Act:
+async def an_import(stage: Stage) -> Action:
     line = json.dumps({"email": stage.address(), "hashed_password": HASH, "is_admin": True}).encode()
     return import_people(stage.service.database, BytesIO(line), report=lambda *_: None)
 
 
 @leaves(EventKind.CLIENT_CREATION, client="reports", origin="command line")
-async def another_service(stage: Stage) -> Act:
+async def another_service(stage: Stage) -> Action:
     return by_command(clients_of(stage.service), lambda it: it.create(name=stage.client_name, scopes=[]))
 
 
 @leaves(EventKind.CLIENT_CREATION, "CLIENT_NAME_TAKEN", origin="command line")
-async def another_service_of_the_same_name(stage: Stage) -> Act:
+async def another_service_of_the_same_name(stage: Stage) -> Action:
     await stage.client()
     return by_command(clients_of(stage.service), lambda it: it.create(name=stage.client_name, scopes=[]))
 
 
 @leaves(EventKind.CLIENT_ROTATION, client="reports", origin="command line")
-async def a_new_secret_of_a_service(stage: Stage) -> Act:
+async def a_new_secret_of_a_service(stage: Stage) -> Action:
     await stage.client()
     return by_command(clients_of(stage.service), lambda it: it.rotate(stage.client_name, overlap=timedelta()))
 
 
 @leaves(EventKind.CLIENT_ROTATION, "CLIENT_NOT_FOUND", origin="command line")
-async def a_new_secret_of_no_service(stage: Stage) -> Act:
+async def a_new_secret_of_no_service(stage: Stage) -> Action:
     return by_command(clients_of(stage.service), lambda it: it.rotate(stage.client_name, overlap=timedelta()))
 
 
 @leaves(EventKind.CLIENT_REVOCATION, client="reports", origin="command line")
-async def the_end_of_a_service(stage: Stage) -> Act:
+async def the_end_of_a_service(stage: Stage) -> Action:
     await stage.client()
     return by_command(clients_of(stage.service), lambda it: it.revoke(stage.client_name))
 
 
 @leaves(EventKind.CLIENT_REVOCATION, "CLIENT_NOT_FOUND", origin="command line")
-async def the_end_of_no_service(stage: Stage) -> Act:
+async def the_end_of_no_service(stage: Stage) -> Action:
     return by_command(clients_of(stage.service), lambda it: it.revoke(stage.client_name))
 
 
 @leaves(EventKind.CLIENT_TOKEN, client="reports")
-async def a_token_for_a_service(stage: Stage) -> Act:
+async def a_token_for_a_service(stage: Stage) -> Action:
     return post_client_credentials(stage.service, await stage.client("users:read"))
 
 
 @leaves(EventKind.CLIENT_TOKEN, "INVALID_CLIENT", client="reports")
-async def a_token_for_a_service_with_a_wrong_secret(stage: Stage) -> Act:
+async def a_token_for_a_service_with_a_wrong_secret(stage: Stage) -> Action:
     return post_client_credentials(stage.service, await stage.client("users:read"), client_secret="wrong")
 
 
 @leaves(EventKind.CLIENT_TOKEN, "INVALID_CLIENT")
-async def a_token_for_an_unknown_service(stage: Stage) -> Act:
+async def a_token_for_an_unknown_service(stage: Stage) -> Action:
     return post_client_credentials(stage.service, ClientSecret(NOBODY, "wrong"))
 
 
 @leaves(EventKind.CLIENT_TOKEN, "INVALID_CLIENT")
-async def a_token_for_what_cannot_be_a_service(stage: Stage) -> Act:
+async def a_token_for_what_cannot_be_a_service(stage: Stage) -> Action:
     return post_client_credentials(stage.service, ClientSecret(NOBODY, "wrong"), client_id="admin")
 
 
 @leaves(EventKind.CLIENT_TOKEN, "INVALID_SCOPE", client="reports")
-async def a_token_for_more_than_a_service_may(stage: Stage) -> Act:
+async def a_token_for_more_than_a_service_may(stage: Stage) -> Action:
     return post_client_credentials(stage.service, await stage.client("users:read"), scope="users:write")

@@ -22,10 +22,9 @@ from jwt.algorithms import ECAlgorithm
 
 from src.core.keys import JWKS_MAX_AGE, SIGNS_AFTER, Algorithm, Key, load_keys
 from src.db.base import utc_now
-from tests.api.test_openapi import METHODS
-from tests.conftest import Service, StartService
-from tests.core.test_keys import ALGORITHMS, rotate_ago
-from tests.steps import (
+from tests.support.keys import ALGORITHMS, rotate_ago
+from tests.support.service import METHODS, Service, StartService
+from tests.support.steps import (
     LoggedIn,
     bearer,
     create_account,
@@ -126,7 +125,7 @@ def trap() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def forger(service: Service, ana: LoggedIn, trap: socket.socket) -> Forger:
-    keys = service.app.state.runtime.signer.keys
+    keys = service.signer.keys
     claims = jwt.decode(ana.access_token, options={"verify_signature": False})
     return Forger(
         keys.access_signer(), keys.refresh_signer(), claims, f"http://127.0.0.1:{trap.getsockname()[1]}/keys.json"
@@ -316,12 +315,6 @@ class TestOtherTokens:
 
 
 class TestOptionalToken:
-    async def test_without_a_token_a_stranger_sees_the_public_profile(self, service: Service, ana: LoggedIn) -> None:
-        response = await service.client.get(f"/api/users/{ana.user_id}")
-
-        assert response.status_code == 200
-        assert "email" not in response.json()
-
     async def test_a_bad_token_does_not_make_one_a_stranger(
         self, service: Service, ana: LoggedIn, forger: Forger
     ) -> None:

@@ -13,8 +13,9 @@ from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import UserModel
 from src.db.repositories import UserRepository
-from tests.conftest import Service, StartService
-from tests.steps import activate, create_account, expire_links, post_sign_up, sign_up, token_of
+from tests.support.factories import expire_links
+from tests.support.service import MailingService, Service, StartMailingService
+from tests.support.steps import activate, create_account, post_sign_up, resend, sign_up, token_of
 
 
 def outcomes(responses: list[Response]) -> Counter[tuple[int, str | None]]:
@@ -65,9 +66,8 @@ async def test_wrong_used_and_expired_links_look_the_same(service: Service, data
 
 
 async def test_a_strangers_later_sign_up_does_not_come_with_the_owners_link(
-    mailing_service: Service, database: AsyncDatabaseManager
+    mailing_service: MailingService, database: AsyncDatabaseManager
 ) -> None:
-    assert mailing_service.mailbox is not None
     owner = await sign_up(mailing_service, password="the-owners-own-password")
     owners_token = mailing_service.mailbox.token()
     stranger = await sign_up(mailing_service, password="the-strangers-password")
@@ -79,9 +79,8 @@ async def test_a_strangers_later_sign_up_does_not_come_with_the_owners_link(
 
 
 async def test_a_strangers_earlier_sign_up_does_not_squat_the_address(
-    mailing_service: Service, database: AsyncDatabaseManager
+    mailing_service: MailingService, database: AsyncDatabaseManager
 ) -> None:
-    assert mailing_service.mailbox is not None
     stranger = await sign_up(mailing_service, password="the-strangers-password")
     strangers_token = mailing_service.mailbox.token()
     owner = await sign_up(mailing_service, password="the-owners-own-password")
@@ -147,10 +146,9 @@ async def test_twenty_sign_ups_of_one_address_activated_at_once(
 
 
 async def test_activations_resends_and_sign_ups_of_one_address_at_once(
-    start_service: StartService, database: AsyncDatabaseManager
+    start_mailing_service: StartMailingService, database: AsyncDatabaseManager
 ) -> None:
-    mailing_service = await start_service(mail=True, email_limit_per_hour=100)
-    assert mailing_service.mailbox is not None
+    mailing_service = await start_mailing_service(email_limit_per_hour=100)
     for _ in range(10):
         await sign_up(mailing_service)
     tokens = [mailing_service.mailbox.token(index) for index in range(10)]
@@ -166,12 +164,8 @@ async def test_activations_resends_and_sign_ups_of_one_address_at_once(
         assert await session.scalar(text("SELECT count(*) FROM users WHERE activated_at IS NOT NULL")) == 1
 
 
-async def resend(service: Service, email: str = "ana@example.com") -> Response:
-    return await service.client.post("/auth/activation/resend", json={"email": email})
-
-
 class TestResend:
-    async def test_every_address_gets_the_same_answer(self, mailing_service: Service) -> None:
+    async def test_every_address_gets_the_same_answer(self, mailing_service: MailingService) -> None:
         await create_account(mailing_service)
         await sign_up(mailing_service, "waiting@example.com")
 
@@ -184,8 +178,7 @@ class TestResend:
         assert len({response.text for response in responses}) == 1
         assert len({tuple(response.headers) for response in responses}) == 1
 
-    async def test_the_new_link_works_and_does_not_kill_the_older_one(self, mailing_service: Service) -> None:
-        assert mailing_service.mailbox is not None
+    async def test_the_new_link_works_and_does_not_kill_the_older_one(self, mailing_service: MailingService) -> None:
         await sign_up(mailing_service, "ana@example.com")
         await sign_up(mailing_service, "bob@example.com")
         older = mailing_service.mailbox.token(0)
@@ -196,9 +189,10 @@ class TestResend:
         assert (await activate(mailing_service, older)).status_code == 200
         assert (await activate(mailing_service, mailing_service.mailbox.token(-1))).status_code == 200
 
-    async def test_each_of_the_three_newest_sign_ups_gets_its_own_link(self, start_service: StartService) -> None:
-        mailing_service = await start_service(mail=True, email_limit_per_hour=100)
-        assert mailing_service.mailbox is not None
+    async def test_each_of_the_three_newest_sign_ups_gets_its_own_link(
+        self, start_mailing_service: StartMailingService
+    ) -> None:
+        mailing_service = await start_mailing_service(email_limit_per_hour=100)
         names = ("one", "two", "three", "four")
         for name in names:
             await sign_up(mailing_service, name=name)
@@ -206,8 +200,8 @@ class TestResend:
 
         await resend(mailing_service)
 
-        mails = mailing_service.mailbox.messages
-        assert sorted(name for mail in mails for name in names if f"Name: {name}\n" in mail.text) == [
+        emails = mailing_service.mailbox.messages
+        assert sorted(name for email in emails for name in names if f"Name: {name}\n" in email.text) == [
             "four",
             "three",
             "two",
@@ -216,9 +210,8 @@ class TestResend:
             assert (await mailing_service.client.get("/activate", params={"token": token})).status_code == 200
 
     async def test_a_sign_up_whose_link_has_expired_gets_none(
-        self, mailing_service: Service, database: AsyncDatabaseManager
+        self, mailing_service: MailingService, database: AsyncDatabaseManager
     ) -> None:
-        assert mailing_service.mailbox is not None
         await sign_up(mailing_service)
         await expire_links(database)
         mailing_service.mailbox.messages.clear()
@@ -227,15 +220,14 @@ class TestResend:
 
         assert mailing_service.mailbox.messages == []
 
-    async def test_an_owner_is_told_that_they_have_an_account(self, mailing_service: Service) -> None:
-        assert mailing_service.mailbox is not None
+    async def test_an_owner_is_told_that_they_have_an_account(self, mailing_service: MailingService) -> None:
         await create_account(mailing_service)
 
         await resend(mailing_service)
 
         assert mailing_service.mailbox.messages[-1].subject == "You already have an account"
 
-    async def test_without_mail_the_answer_holds_no_link(self, service: Service) -> None:
+    async def test_without_smtp_the_answer_holds_no_link(self, service: Service) -> None:
         await sign_up(service)
 
         response = await resend(service)

@@ -11,12 +11,11 @@ from sqlalchemy import func, select, update
 
 from src.db import AsyncDatabaseManager
 from src.db.models import SessionModel, UserModel
-from tests.conftest import Service
-from tests.steps import (
+from tests.support.service import MailingService, Service, clients_of
+from tests.support.steps import (
     PASSWORD,
     LoggedIn,
     bearer,
-    clients_of,
     create_account,
     create_admin,
     create_client,
@@ -219,7 +218,7 @@ async def meet(service: Service, rivals: tuple[Act, ...], *, rounds: int) -> Cou
 
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
-async def test_all_that_meets_a_removal_gets_its_turn(mailing_service: Service, rounds: int) -> None:
+async def test_all_that_meets_a_removal_gets_its_turn(mailing_service: MailingService, rounds: int) -> None:
     statuses = await meet(mailing_service, RIVALS, rounds=rounds)
 
     assert statuses.keys() <= {200, 202, 204, 401, 403, 404, 409}, statuses
@@ -227,7 +226,7 @@ async def test_all_that_meets_a_removal_gets_its_turn(mailing_service: Service, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rival", RIVALS)
-async def test_what_meets_a_removal_gets_its_turn(mailing_service: Service, rival: Act) -> None:
+async def test_what_meets_a_removal_gets_its_turn(mailing_service: MailingService, rival: Act) -> None:
     statuses = await meet(mailing_service, (rival,), rounds=20)
 
     assert statuses.keys() <= {200, 202, 204, 401, 403, 404, 409}, statuses
@@ -235,7 +234,7 @@ async def test_what_meets_a_removal_gets_its_turn(mailing_service: Service, riva
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
 async def test_what_administrators_do_while_they_are_removed_gets_its_turn(
-    mailing_service: Service, rounds: int
+    mailing_service: MailingService, rounds: int
 ) -> None:
     service = mailing_service
     remaining = await create_admin(service)

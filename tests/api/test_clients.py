@@ -13,16 +13,16 @@ from sqlalchemy import update
 
 from src.core.exceptions import ClientNameTakenError, ClientNotFoundError, ClientRotatingError
 from src.core.tokens import hash_token
-from src.db import AsyncDatabaseManager, BaseModel
+from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import ServiceClientModel
 from src.db.repositories import ServiceClientRepository, SessionRepository
 from src.services.clients import ClientSecret
-from tests.conftest import Service
-from tests.steps import (
+from tests.support.databases import dump
+from tests.support.service import Service, clients_of
+from tests.support.steps import (
     PASSWORD,
     bearer,
-    clients_of,
     create_account,
     create_client,
     me,
@@ -203,7 +203,7 @@ class TestSecret:
         await post_client_credentials(service, ClientSecret(reports.client_id, "a-wrong-secret"))
         await post_client_credentials(service, reports, scope="users:write")
 
-        rows = await every_row(database)
+        rows = await dump(database)
 
         for secret in (reports.client_secret, rotated.client_secret, "a-wrong-secret", *tokens):
             assert secret not in rows
@@ -327,9 +327,3 @@ async def only_client(database: AsyncDatabaseManager) -> ServiceClientModel:
     async with database.session() as session:
         [client] = await ServiceClientRepository(session).list()
         return client
-
-
-async def every_row(database: AsyncDatabaseManager) -> str:
-    async with database.session() as session:
-        rows = [(await session.execute(table.select())).all() for table in BaseModel.metadata.sorted_tables]
-    return repr(rows)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
 
 import pytest
 from httpx import Response
@@ -12,63 +11,36 @@ from src.core.passwords import verify_password
 from src.db import AsyncDatabaseManager
 from src.db.models import UserModel
 from src.db.repositories import OutboxRepository, UserRepository
-from tests.conftest import Service, StartService
-from tests.steps import (
-    PASSWORD,
-    LoggedIn,
+from tests.support.databases import rows_about_people
+from tests.support.factories import expire_links
+from tests.support.hashing import count_hashes, hold, start_waiting
+from tests.support.service import MailingService, Service, StartService
+from tests.support.steps import (
+    NEW_PASSWORD,
     activate,
-    count_hashes,
+    change_password,
+    confirm_move,
     create_account,
-    expire_links,
-    hold,
+    leave,
     log_in,
     me,
+    move,
     post_log_in,
     post_sign_up,
     refresh,
-    rows_about_people,
+    request_move,
+    request_reset,
+    reset,
+    revert_move,
     sign_up,
-    start_waiting,
     token_of,
 )
-
-NEW_PASSWORD = "another-pass-12-chars"
 
 
 @pytest.fixture
 async def telling_service(start_service: StartService) -> Service:
     """A service that by explicit setting tells the links."""
     return await start_service(auth_return_token_in_response=True)
-
-
-async def change_password(
-    service: Service, who: LoggedIn, current: str = PASSWORD, new: str = NEW_PASSWORD
-) -> Response:
-    body = {"current_password": current, "new_password": new}
-    return await service.client.post("/auth/password-change", json=body, headers=who.bearer)
-
-
-async def request_reset(service: Service, email: str = "ana@example.com") -> Response:
-    return await service.client.post("/auth/password-reset/request", json={"email": email})
-
-
-async def reset(service: Service, token: str, new: str = NEW_PASSWORD) -> Response:
-    return await service.client.post("/auth/password-reset/confirm", json={"token": token, "new_password": new})
-
-
-async def request_move(
-    service: Service, who: LoggedIn, new_email: str = "new@example.com", current: str = PASSWORD
-) -> Response:
-    body = {"new_email": new_email, "current_password": current}
-    return await service.client.post("/auth/email-change/request", json=body, headers=who.bearer)
-
-
-async def confirm_move(service: Service, token: str) -> Response:
-    return await service.client.post("/auth/email-change/confirm", json={"token": token})
-
-
-async def leave(service: Service, who: LoggedIn, current: str = PASSWORD) -> Response:
-    return await service.client.post("/auth/delete-account", json={"current_password": current}, headers=who.bearer)
 
 
 def assert_refused(response: Response, status: int, code: str) -> None:
@@ -164,7 +136,7 @@ class TestPasswordChange:
 
 
 class TestPasswordReset:
-    async def test_every_address_gets_the_same_answer(self, mailing_service: Service) -> None:
+    async def test_every_address_gets_the_same_answer(self, mailing_service: MailingService) -> None:
         await create_account(mailing_service)
         await sign_up(mailing_service, "pending@example.com")
 
@@ -176,20 +148,20 @@ class TestPasswordReset:
         assert len({tuple(response.headers) for response in responses}) == 1
         assert responses[0].json()["reset_url"] is None
 
-    async def test_the_link_in_the_mail_sets_the_password(self, mailing_service: Service) -> None:
-        assert mailing_service.mailbox is not None
+    async def test_the_link_in_the_email_sets_the_password(self, mailing_service: MailingService) -> None:
         await create_account(mailing_service)
         await request_reset(mailing_service, "ANA@example.com")
-        mail = mailing_service.mailbox.messages[-1]
-        assert (mail.to, mail.subject) == ("ana@example.com", "Reset your password")
-        assert "http://localhost:8000/password-reset?token=" in mail.text
+        email = mailing_service.mailbox.messages[-1]
+        assert (email.to, email.subject) == ("ana@example.com", "Reset your password")
+        assert "http://localhost:8000/password-reset?token=" in email.text
 
         assert (await reset(mailing_service, mailing_service.mailbox.token())).status_code == 204
 
         assert (await post_log_in(mailing_service, password=NEW_PASSWORD)).status_code == 200
 
-    async def test_only_an_owner_is_written_to(self, mailing_service: Service, database: AsyncDatabaseManager) -> None:
-        assert mailing_service.mailbox is not None
+    async def test_only_an_owner_is_written_to(
+        self, mailing_service: MailingService, database: AsyncDatabaseManager
+    ) -> None:
         await create_account(mailing_service, "disabled@example.com")
         async with database.session() as session:
             await session.execute(text("UPDATE users SET is_active = false"))
@@ -231,7 +203,7 @@ class TestPasswordReset:
         assert known.json()["reset_url"].startswith("http://localhost:8000/password-reset?token=")
         assert unknown.json()["reset_url"] is None
 
-    async def test_without_mail_and_without_the_setting_no_link_is_made(
+    async def test_without_smtp_and_without_the_setting_no_link_is_made(
         self, service: Service, database: AsyncDatabaseManager
     ) -> None:
         await create_account(service)
@@ -289,17 +261,18 @@ class TestPasswordReset:
 
 
 class TestEmailChange:
-    async def test_the_account_moves_when_the_link_is_followed_and_not_before(self, mailing_service: Service) -> None:
-        assert mailing_service.mailbox is not None
+    async def test_the_account_moves_when_the_link_is_followed_and_not_before(
+        self, mailing_service: MailingService
+    ) -> None:
         await create_account(mailing_service)
         who = await log_in(mailing_service)
 
         response = await request_move(mailing_service, who, "New@Example.com")
 
         assert (response.status_code, response.json()["email_change_url"]) == (202, None)
-        mail = mailing_service.mailbox.messages[-1]
-        assert mail.to == "new@example.com"
-        assert "http://localhost:8000/email-change?token=" in mail.text
+        email = mailing_service.mailbox.messages[-1]
+        assert email.to == "new@example.com"
+        assert "http://localhost:8000/email-change?token=" in email.text
         assert (await me(mailing_service, who)).json()["email"] == "ana@example.com"
         assert (await confirm_move(mailing_service, mailing_service.mailbox.token())).status_code == 204
         assert (await me(mailing_service, who)).json()["email"] == "new@example.com"
@@ -329,8 +302,7 @@ class TestEmailChange:
         assert_refused(await confirm_move(telling_service, elsewhere), 400, "INVALID_TOKEN")
         assert_refused(await confirm_move(telling_service, token), 400, "INVALID_TOKEN")
 
-    async def test_a_taken_address_is_told_to_its_owner_alone(self, mailing_service: Service) -> None:
-        assert mailing_service.mailbox is not None
+    async def test_a_taken_address_is_told_to_its_owner_alone(self, mailing_service: MailingService) -> None:
         await create_account(mailing_service)
         await create_account(mailing_service, "bob@example.com")
         who = await log_in(mailing_service)
@@ -339,9 +311,9 @@ class TestEmailChange:
         taken = await request_move(mailing_service, who, "bob@example.com")
 
         assert (taken.status_code, taken.text) == (free.status_code, free.text)
-        mail = mailing_service.mailbox.messages[-1]
-        assert (mail.to, mail.subject) == ("bob@example.com", "You already have an account")
-        assert "token" not in mail.text
+        email = mailing_service.mailbox.messages[-1]
+        assert (email.to, email.subject) == ("bob@example.com", "You already have an account")
+        assert "token" not in email.text
 
     async def test_even_by_the_explicit_setting_a_taken_address_gets_no_link(self, telling_service: Service) -> None:
         await create_account(telling_service)
@@ -414,57 +386,48 @@ class TestEmailChange:
 class TestUndoingAnEmailChange:
     """A thief who knows the password moves the account away, twice, and tries to keep it."""
 
-    async def move(self, service: Service, who: LoggedIn, new_email: str) -> str:
-        """The token of the link that undoes the move."""
-        assert service.mailbox is not None
-        await request_move(service, who, new_email)
-        await confirm_move(service, service.mailbox.token())
-        return service.mailbox.token()
-
-    async def undo(self, service: Service, token: str) -> Response:
-        return await service.client.post("/auth/email-change/revert", json={"token": token})
-
-    async def test_the_owners_link_survives_what_the_thief_can_do(self, mailing_service: Service) -> None:
+    async def test_the_owners_link_survives_what_the_thief_can_do(self, mailing_service: MailingService) -> None:
         await create_account(mailing_service)
         thief = await log_in(mailing_service)
-        of_owner = await self.move(mailing_service, thief, "thief@example.com")
-        of_thief = await self.move(mailing_service, thief, "second@example.com")
+        of_owner = await move(mailing_service, thief, "thief@example.com")
+        of_thief = await move(mailing_service, thief, "second@example.com")
         await change_password(mailing_service, thief)
-        assert (await self.undo(mailing_service, of_thief)).status_code == 204
+        assert (await revert_move(mailing_service, of_thief)).status_code == 204
 
-        assert (await self.undo(mailing_service, of_owner)).status_code == 204
+        assert (await revert_move(mailing_service, of_owner)).status_code == 204
 
         assert (await me(mailing_service, thief)).status_code == 401
         assert (await post_log_in(mailing_service, password=NEW_PASSWORD)).status_code == 200
 
-    async def test_the_thiefs_link_ends_with_the_owners(self, mailing_service: Service) -> None:
+    async def test_the_thiefs_link_ends_with_the_owners(self, mailing_service: MailingService) -> None:
         await create_account(mailing_service)
         thief = await log_in(mailing_service)
-        of_owner = await self.move(mailing_service, thief, "thief@example.com")
-        of_thief = await self.move(mailing_service, thief, "second@example.com")
+        of_owner = await move(mailing_service, thief, "thief@example.com")
+        of_thief = await move(mailing_service, thief, "second@example.com")
 
-        assert (await self.undo(mailing_service, of_owner)).status_code == 204
+        assert (await revert_move(mailing_service, of_owner)).status_code == 204
 
-        assert_refused(await self.undo(mailing_service, of_thief), 400, "INVALID_TOKEN")
-        assert_refused(await self.undo(mailing_service, of_owner), 400, "INVALID_TOKEN")
+        assert_refused(await revert_move(mailing_service, of_thief), 400, "INVALID_TOKEN")
+        assert_refused(await revert_move(mailing_service, of_owner), 400, "INVALID_TOKEN")
 
-    async def test_a_notice_that_waits_brings_the_thief_no_link_any_more(self, mailing_service: Service) -> None:
-        assert mailing_service.mailbox is not None
+    async def test_a_notice_that_waits_brings_the_thief_no_link_any_more(self, mailing_service: MailingService) -> None:
         await create_account(mailing_service)
         thief = await log_in(mailing_service)
-        of_owner = await self.move(mailing_service, thief, "thief@example.com")
+        of_owner = await move(mailing_service, thief, "thief@example.com")
         await request_move(mailing_service, thief, "second@example.com")
         second = mailing_service.mailbox.token()
         mailing_service.mailbox.failure = OSError()
         await confirm_move(mailing_service, second)
 
-        assert (await self.undo(mailing_service, of_owner)).status_code == 204
+        assert (await revert_move(mailing_service, of_owner)).status_code == 204
 
         async with mailing_service.database.session() as session:
             assert not await OutboxRepository(session).exists({"kind": "email_changed", "status": "queued"})
 
 
-async def test_sign_ups_for_an_address_whose_owner_leaves_at_that_moment_all_work(mailing_service: Service) -> None:
+async def test_sign_ups_for_an_address_whose_owner_leaves_at_that_moment_all_work(
+    mailing_service: MailingService,
+) -> None:
     for _ in range(5):
         await create_account(mailing_service)
         who = await log_in(mailing_service)
@@ -482,7 +445,7 @@ async def test_sign_ups_for_an_address_whose_owner_leaves_at_that_moment_all_wor
 
 class TestDeleteAccount:
     async def test_everything_about_the_person_is_gone_from_every_table(
-        self, mailing_service: Service, database: AsyncDatabaseManager
+        self, mailing_service: MailingService, database: AsyncDatabaseManager
     ) -> None:
         user_id = await create_account(mailing_service, name="Ana the Unique")
         who = await log_in(mailing_service)
@@ -492,8 +455,7 @@ class TestDeleteAccount:
 
         assert (await leave(mailing_service, who)).status_code == 204
 
-        async with database.session() as session:
-            assert await rows_about_people(session) == []
+        assert await rows_about_people(database) == []
         assert (await mailing_service.client.get(f"/api/users/{user_id}")).status_code == 404
         assert (await me(mailing_service, who)).status_code == 401
         assert (await refresh(mailing_service, who.refresh_token)).status_code == 401
@@ -533,25 +495,6 @@ class TestDeleteAccount:
         assert statuses.keys() <= {204, 401, 403}
 
 
-PROTECTED: list[tuple[str, str, dict[str, Any]]] = [
-    ("GET", "/auth/me", {}),
-    ("GET", "/auth/sessions", {}),
-    ("DELETE", "/auth/sessions", {}),
-    ("DELETE", "/auth/sessions/00000000-0000-0000-0000-000000000000", {}),
-    ("POST", "/auth/password-change", {"current_password": PASSWORD, "new_password": NEW_PASSWORD}),
-    ("POST", "/auth/email-change/request", {"new_email": "new@example.com", "current_password": PASSWORD}),
-    ("POST", "/auth/delete-account", {"current_password": PASSWORD}),
-]
-
-
-@pytest.mark.parametrize(("method", "path", "body"), PROTECTED)
-async def test_without_a_token_nobody_gets_in(service: Service, method: str, path: str, body: dict[str, Any]) -> None:
-    response = await service.client.request(method, path, json=body or None)
-
-    assert_refused(response, 401, "UNAUTHORIZED")
-    assert response.headers["www-authenticate"] == "Bearer"
-
-
 async def test_a_password_changed_in_another_session_ends_what_was_hashing(
     start_service: StartService, database: AsyncDatabaseManager
 ) -> None:
@@ -579,7 +522,7 @@ async def test_a_password_changed_in_another_session_ends_what_was_hashing(
     await asyncio.gather(*holding)
 
 
-async def test_a_taken_and_a_free_address_cost_the_mover_the_same_work(mailing_service: Service) -> None:
+async def test_a_taken_and_a_free_address_cost_the_mover_the_same_work(mailing_service: MailingService) -> None:
     await create_account(mailing_service)
     await create_account(mailing_service, "bob@example.com")
     who = await log_in(mailing_service)

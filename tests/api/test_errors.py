@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Response
-from sqlalchemy import event, make_url, text
+from sqlalchemy import Connection, make_url, text
 
 from src.api.app import create_app
-from src.api.app import db as production_db
 from src.api.dependencies import SessionDep
 from src.core.exceptions import AppException, TooManyRequestsException, UnauthorizedException
 from src.db import AsyncDatabaseManager
-from tests.conftest import Service, make_settings
+from tests.support.databases import listening
+from tests.support.service import Service, make_settings, use_database
 
 CANARY = "canary-7c1f-secret"
 
@@ -167,7 +167,7 @@ class TestRequestId:
 
 def failing_app(database: AsyncDatabaseManager) -> FastAPI:
     app = create_app(make_settings())
-    app.dependency_overrides[production_db.session_dependency] = database.session_dependency
+    use_database(app, database)
 
     @app.get("/fail")
     async def fail() -> None:
@@ -265,13 +265,13 @@ class TestPostgreSQLInTrouble:
         assert (await sign_up(service.client)).status_code == 201
 
     async def test_a_standby_that_cannot_write_is_a_503(self, service: Service) -> None:
-        event.listen(
-            service.database.engine.sync_engine,
-            "begin",
-            lambda connection: connection.exec_driver_sql("SET TRANSACTION READ ONLY"),
-        )
+        def forbid_writing(connection: Connection) -> None:
+            connection.exec_driver_sql("SET TRANSACTION READ ONLY")
 
-        assert_envelope(await sign_up(service.client), 503, "SERVICE_UNAVAILABLE")
+        with listening(service.database, "begin", forbid_writing):
+            response = await sign_up(service.client)
+
+        assert_envelope(response, 503, "SERVICE_UNAVAILABLE")
 
     async def test_a_database_that_is_not_there_is_a_503(self, database_url: str) -> None:
         away = AsyncDatabaseManager(make_url(database_url).set(database="nowhere"))

@@ -1,9 +1,5 @@
-from httpx import ASGITransport, AsyncClient
-
-from src.api.app import create_app
-from src.api.app import db as production_db
-from src.db import AsyncDatabaseManager
-from tests.conftest import Service, make_settings
+from tests.support.databases import connected
+from tests.support.service import Service, serve
 
 
 async def test_the_front_door_points_to_the_documentation(service: Service) -> None:
@@ -29,12 +25,8 @@ async def test_a_database_that_is_away_is_not_ready_but_the_process_lives() -> N
 
 
 async def assert_not_ready(url: str, detail: str) -> None:
-    database = AsyncDatabaseManager(url)
-    app = create_app(make_settings())
-    app.dependency_overrides[production_db.session_dependency] = database.session_dependency
-    async with AsyncClient(transport=ASGITransport(app=app), base_url="http://test") as client:
-        ready, live = await client.get("/health/ready"), await client.get("/health/live")
-    await database.disconnect()
+    async with connected(url) as database, serve(database) as service:
+        ready, live = await service.client.get("/health/ready"), await service.client.get("/health/live")
 
     assert ready.status_code == 503
     assert ready.json()["code"] == "SERVICE_UNAVAILABLE"

@@ -1,29 +1,54 @@
 """OpenAPI is exact: it documents what the routes answer, and they answer nothing else."""
 
 import asyncio
-from datetime import timedelta
 from typing import Any
-from uuid import uuid4
 
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, given, settings
-from schemathesis.core.result import Ok
-from schemathesis.schemas import APIOperation
-from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
+from fastapi import FastAPI
 
 from src.api.app import create_app
-from src.api.app import db as production_db
-from src.api.dependencies import get_email_utils
-from src.core.passwords import UNUSABLE_PASSWORD
 from src.core.tokens import TokenSigner
 from src.db import AsyncDatabaseManager
-from src.db.base import utc_now
-from src.db.models import SessionModel, UserModel
-from src.db.repositories import SessionRepository, UserRepository
-from tests.conftest import Mailbox, Service, make_settings
+from tests.support.databases import connected
+from tests.support.factories import make_session, make_user
+from tests.support.service import METHODS, Mailbox, Service, make_settings, signer_of, use_database, use_mailbox
+from tests.support.steps import bearer
 
-METHODS = ("get", "post", "put", "patch", "delete")
+OPERATIONS = (
+    "post /auth/signup",
+    "post /auth/activate",
+    "post /auth/activation/resend",
+    "post /auth/login",
+    "post /auth/token",
+    "post /auth/refresh",
+    "post /auth/logout",
+    "get /auth/me",
+    "get /auth/sessions",
+    "delete /auth/sessions",
+    "delete /auth/sessions/{session_id}",
+    "post /auth/password-change",
+    "post /auth/password-reset/request",
+    "post /auth/password-reset/confirm",
+    "post /auth/email-change/request",
+    "post /auth/email-change/confirm",
+    "post /auth/email-change/revert",
+    "post /auth/delete-account",
+    "post /auth/invitation/accept",
+    "get /auth/events",
+    "get /api/users",
+    "post /api/users",
+    "get /api/users/{user_id}",
+    "patch /api/users/{user_id}",
+    "delete /api/users/{user_id}",
+    "post /api/users/{user_id}/password-reset",
+    "get /api/users/{user_id}/sessions",
+    "delete /api/users/{user_id}/sessions",
+    "get /api/audit-events",
+    "get /.well-known/jwks.json",
+    "get /.well-known/oauth-authorization-server",
+    "get /health/live",
+    "get /health/ready",
+)
 
 
 @pytest.fixture
@@ -63,41 +88,7 @@ def test_every_error_is_documented_as_the_envelope_with_an_example(operations: d
 
 
 def test_pages_are_not_part_of_the_api(operations: dict[str, dict[str, Any]]) -> None:
-    assert set(operations) == {
-        "post /auth/signup",
-        "post /auth/activate",
-        "post /auth/activation/resend",
-        "post /auth/login",
-        "post /auth/token",
-        "post /auth/refresh",
-        "post /auth/logout",
-        "get /auth/me",
-        "get /auth/sessions",
-        "delete /auth/sessions",
-        "delete /auth/sessions/{session_id}",
-        "post /auth/password-change",
-        "post /auth/password-reset/request",
-        "post /auth/password-reset/confirm",
-        "post /auth/email-change/request",
-        "post /auth/email-change/confirm",
-        "post /auth/email-change/revert",
-        "post /auth/delete-account",
-        "post /auth/invitation/accept",
-        "get /auth/events",
-        "get /api/users",
-        "post /api/users",
-        "get /api/users/{user_id}",
-        "patch /api/users/{user_id}",
-        "delete /api/users/{user_id}",
-        "post /api/users/{user_id}/password-reset",
-        "get /api/users/{user_id}/sessions",
-        "delete /api/users/{user_id}/sessions",
-        "get /api/audit-events",
-        "get /.well-known/jwks.json",
-        "get /.well-known/oauth-authorization-server",
-        "get /health/live",
-        "get /health/ready",
-    }
+    assert set(operations) == set(OPERATIONS)
 
 
 async def test_the_documentation_is_served(service: Service) -> None:
@@ -107,39 +98,41 @@ async def test_the_documentation_is_served(service: Service) -> None:
     assert "swagger" in response.text
 
 
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    app = create_app(make_settings())
+    use_database(app, AsyncDatabaseManager("sqlite://"))  # each test puts its own in this place
+    return app
+
+
+@pytest.fixture(scope="module")
+def contract(app: FastAPI) -> Any:
+    from tests.support.contract import load_contract  # each process of xdist reads this module, and few need that one
+
+    return load_contract(app)
+
+
 async def log_in_an_admin(url: str, signer: TokenSigner) -> dict[str, str]:
     """A new administrator, and the header of their session."""
-    database, later = AsyncDatabaseManager(url), utc_now() + timedelta(hours=1)
-    async with database.session() as session:
-        admin = UserModel(email=f"{uuid4()}@example.com", hashed_password=UNUSABLE_PASSWORD, is_admin=True)
-        await UserRepository(session).add(admin)
-        row = SessionModel(user_id=admin.id, idle_expires_at=later, expires_at=later)
-        await SessionRepository(session).add(row)
+    async with connected(url) as database, database.session() as session:
+        admin = make_user(is_admin=True)
+        session.add(admin)
+        await session.flush()
+        row = make_session(admin)
+        session.add(row)
         await session.commit()
-    await database.disconnect()
-    return {"Authorization": f"Bearer {signer.sign_access(admin.id, row.id)}"}
+    return bearer(signer.sign_access(admin.id, row.id))
 
 
+@pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("is_admin", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_whatever_is_sent_the_answer_is_a_documented_one(migrated_sqlite_copy: str, *, is_admin: bool) -> None:
-    app, mailbox = create_app(make_settings()), Mailbox()
-    database = AsyncDatabaseManager(migrated_sqlite_copy)
-    app.dependency_overrides[production_db.session_dependency] = database.session_dependency
-    app.dependency_overrides[get_email_utils] = lambda: mailbox
-    contract = schemathesis.openapi.from_asgi("/openapi.json", app)
+def test_whatever_is_sent_the_answer_is_a_documented_one(
+    migrated_sqlite_copy: str, app: FastAPI, contract: Any, operation: str, *, is_admin: bool
+) -> None:
+    from tests.support.contract import send_examples
 
-    for found in contract.get_all_operations():
-        assert isinstance(found, Ok)
-        # Of its own for each operation: some end it.
-        headers = asyncio.run(log_in_an_admin(migrated_sqlite_copy, app.state.runtime.signer)) if is_admin else {}
-        send_examples(found.ok(), headers, count=25 if is_admin else 10)
+    use_database(app, AsyncDatabaseManager(migrated_sqlite_copy))
+    use_mailbox(app, Mailbox())
+    headers = asyncio.run(log_in_an_admin(migrated_sqlite_copy, signer_of(app))) if is_admin else {}
 
-
-def send_examples(operation: APIOperation[Any, Any, Any, Any], headers: dict[str, str], count: int) -> None:
-    @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(case=operation.as_strategy())
-    def send(case: schemathesis.Case[Any]) -> None:
-        # A schema cannot say which passwords are common, nor which tokens exist.
-        case.call_and_validate(headers=headers, excluded_checks=[positive_data_acceptance, ignored_auth])
-
-    send()
+    send_examples(contract, operation, headers, count=25 if is_admin else 10)

@@ -9,8 +9,10 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from src.db import AsyncDatabaseManager
-from tests.conftest import Service, StartService
-from tests.steps import activate, count_hashes, create_account, expire_links, hold, sign_up, token_of, wait_until
+from tests.support.factories import expire_links
+from tests.support.hashing import count_hashes, hold, wait_until
+from tests.support.service import MailingService, Service, StartService
+from tests.support.steps import activate, create_account, sign_up, token_of
 
 
 async def open_link(service: Service, token: str, method: str = "GET") -> Response:
@@ -145,9 +147,8 @@ class TestWhenSeveralSignUpsWait:
         assert (await activate(service, tokens[1])).status_code == 200
 
 
-async def test_a_sign_up_for_an_owned_address_cannot_be_confirmed_on_the_page(mailing_service: Service) -> None:
+async def test_a_sign_up_for_an_owned_address_cannot_be_confirmed_on_the_page(mailing_service: MailingService) -> None:
     await create_account(mailing_service)
-    assert mailing_service.mailbox is not None
 
     assert (await press_button(mailing_service, mailing_service.mailbox.token(0))).status_code == 400
 

@@ -9,15 +9,16 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, insert
 from uuid_utils.compat import uuid7
 
 from src.core.passwords import UNUSABLE_PASSWORD
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import UserModel
-from tests.conftest import Service
-from tests.steps import LoggedIn, create_admin
+from tests.support.databases import count_users, writing
+from tests.support.service import Service
+from tests.support.steps import LoggedIn, create_admin
 
 USERS = 200_000
 LEAVING = 20_000
@@ -53,11 +54,9 @@ async def coming_and_going(
             # A neighbour of a random user: the same millisecond, other random bits.
             between = [UUID(int=dice.choice(among).int ^ dice.getrandbits(60)) for _ in range(5)]
             gone, going = going[:10], going[10:]
-            async with database.session() as session:
-                await session.begin_writing()
+            async with writing(database) as session:
                 await session.execute(insert(UserModel), make_rows([*between, uuid7()]))
                 await session.execute(delete(UserModel).where(UserModel.id.in_(gone)))
-                await session.commit()
             moves.update(came=len(between) + 1, went=len(gone))
             await asyncio.sleep(0.01)
 
@@ -80,11 +79,6 @@ async def page_through(service: Service, who: LoggedIn, **query: Any) -> list[UU
         if page["next_cursor"] is None:
             return seen
         more = {"cursor": page["next_cursor"]}
-
-
-async def count_users(database: AsyncDatabaseManager) -> int:
-    async with database.session() as session:
-        return (await session.scalars(select(func.count()).select_from(UserModel))).one()
 
 
 @pytest.mark.slow

@@ -7,25 +7,16 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 
-from src.core.passwords import verify_password
+from src.core.passwords import never_disconnected, verify_password
 from src.db import AsyncDatabaseManager
 from src.db.models import UserModel
 from src.db.repositories import UserRepository
-from tests.conftest import Service, StartService
-from tests.steps import (
-    PASSWORD,
-    activate,
-    count_hashes,
-    create_account,
-    hold,
-    nobody_is_gone,
-    post_sign_up,
-    sign_up,
-    token_of,
-    wait_until,
-)
+from tests.support.databases import recorded_statements
+from tests.support.hashing import count_hashes, hold, wait_until
+from tests.support.service import MailingService, Service, Starter, StartMailingService, StartService
+from tests.support.steps import PASSWORD, activate, create_account, post_sign_up, sign_up, token_of
 
 Result = TypeVar("Result")
 
@@ -169,19 +160,20 @@ async def test_ten_kilobytes_of_password_are_a_422_and_no_hash(service: Service)
 
 
 class TestWhenTheLinkIsMailed:
-    async def test_the_answer_has_no_link_and_the_mail_has(self, mailing_service: Service) -> None:
+    async def test_the_answer_has_no_link_and_the_email_has(self, mailing_service: MailingService) -> None:
         answer = await sign_up(mailing_service, name="Ana")
 
         assert answer["activation_required"] is True
         assert answer["activation_url"] is None
-        assert mailing_service.mailbox is not None
-        [mail] = mailing_service.mailbox.messages
-        assert mail.to == "ana@example.com"
-        assert "Ana" in mail.text
-        assert "127.0.0.1" in mail.text
+        [email] = mailing_service.mailbox.messages
+        assert email.to == "ana@example.com"
+        assert "Ana" in email.text
+        assert "127.0.0.1" in email.text
         assert (await activate(mailing_service, mailing_service.mailbox.token())).status_code == 200
 
-    async def test_a_known_address_gets_the_same_answer_and_its_owner_a_notice(self, mailing_service: Service) -> None:
+    async def test_a_known_address_gets_the_same_answer_and_its_owner_a_notice(
+        self, mailing_service: MailingService
+    ) -> None:
         await create_account(mailing_service)
         unknown = await post_sign_up(mailing_service, "bob@example.com")
 
@@ -190,30 +182,24 @@ class TestWhenTheLinkIsMailed:
         assert known.status_code == unknown.status_code == 201
         assert known.headers.keys() == unknown.headers.keys()
         assert known.json() | {"user_id": ""} == unknown.json() | {"user_id": ""}
-        assert mailing_service.mailbox is not None
-        mail = mailing_service.mailbox.messages[-1]
-        assert (mail.to, mail.subject) == ("ana@example.com", "You already have an account")
-        assert "token" not in mail.text
+        email = mailing_service.mailbox.messages[-1]
+        assert (email.to, email.subject) == ("ana@example.com", "You already have an account")
+        assert "token" not in email.text
 
-    async def test_a_known_address_costs_the_same_work(self, mailing_service: Service) -> None:
+    async def test_a_known_address_costs_the_same_work(self, mailing_service: MailingService) -> None:
         await create_account(mailing_service)
         pool = count_hashes(mailing_service)
-        statements: list[str] = []
-        event.listen(
-            mailing_service.database.engine.sync_engine,
-            "before_cursor_execute",
-            lambda _connection, _cursor, statement, *_: statements.append(statement),
-        )
-        await sign_up(mailing_service, "bob@example.com")
-        of_unknown, hashes_of_unknown = statements[:], pool.count
-        statements.clear()
+        with recorded_statements(mailing_service.database) as of_unknown:
+            await sign_up(mailing_service, "bob@example.com")
+        hashes_of_unknown = pool.count
 
-        await sign_up(mailing_service)
+        with recorded_statements(mailing_service.database) as of_known:
+            await sign_up(mailing_service)
 
-        assert statements == of_unknown
+        assert of_known == of_unknown
         assert pool.count - hashes_of_unknown == hashes_of_unknown == 1
 
-    async def test_the_new_row_is_readable_either_way(self, mailing_service: Service) -> None:
+    async def test_the_new_row_is_readable_either_way(self, mailing_service: MailingService) -> None:
         await create_account(mailing_service)
 
         profiles = []
@@ -224,10 +210,9 @@ class TestWhenTheLinkIsMailed:
         assert [profile["name"] for profile in profiles] == ["Mallory", "Mallory"]
         assert [profile["is_active"] for profile in profiles] == [False, False]
 
-    async def test_mail_that_cannot_be_sent_does_not_fail_the_sign_up_and_is_not_logged(
-        self, mailing_service: Service, caplog: pytest.LogCaptureFixture
+    async def test_an_email_that_cannot_be_sent_does_not_fail_the_sign_up_and_is_not_logged(
+        self, mailing_service: MailingService, caplog: pytest.LogCaptureFixture
     ) -> None:
-        assert mailing_service.mailbox is not None
         mailing_service.mailbox.failure = OSError("the server says token=canary")
 
         assert (await post_sign_up(mailing_service)).status_code == 201
@@ -235,20 +220,21 @@ class TestWhenTheLinkIsMailed:
         assert "(activation) failed, attempt 1: OSError" in caplog.text
         assert "token=" not in caplog.text
 
-    async def test_the_explicit_flag_puts_the_link_into_the_answer_instead(self, start_service: StartService) -> None:
-        service = await start_service(mail=True, auth_return_token_in_response=True)
+    async def test_the_explicit_flag_puts_the_link_into_the_answer_instead(
+        self, start_mailing_service: StartMailingService
+    ) -> None:
+        service = await start_mailing_service(auth_return_token_in_response=True)
 
         answer = await sign_up(service)
 
-        assert service.mailbox is not None
         assert service.mailbox.messages == []
         assert (await activate(service, token_of(answer["activation_url"]))).status_code == 200
 
 
 class TestWhenTheAnswerHoldsTheLink:
-    @pytest.mark.parametrize("settings", [{}, {"mail": True, "auth_return_token_in_response": True}])
-    async def test_a_taken_address_is_a_409(self, start_service: StartService, settings: dict[str, bool]) -> None:
-        service = await start_service(**settings)
+    @pytest.mark.parametrize("is_mailing", [False, True])
+    async def test_a_taken_address_is_a_409(self, starter: Starter, *, is_mailing: bool) -> None:
+        service = await (starter.start_mailing(auth_return_token_in_response=True) if is_mailing else starter.start())
         assert (await activate(service, token_of((await sign_up(service))["activation_url"]))).status_code == 200
 
         response = await post_sign_up(service, "ANA@example.com")
@@ -287,8 +273,10 @@ class TestAutoActivation:
         assert answer["activation_url"] is None
         assert (await service.client.get(f"/api/users/{answer['user_id']}")).json()["is_active"] is True
 
-    async def test_a_taken_address_is_a_409_even_with_mail(self, start_service: StartService) -> None:
-        service = await start_service(auth_auto_activate=True, mail=True)
+    async def test_a_taken_address_is_a_409_even_where_emails_are_sent(
+        self, start_mailing_service: StartMailingService
+    ) -> None:
+        service = await start_mailing_service(auth_auto_activate=True)
         await sign_up(service)
 
         response = await post_sign_up(service)
@@ -335,7 +323,7 @@ class TestFullQueue:
         signing_up = asyncio.create_task(post_sign_up(service))
         await wait_until(lambda: pool.waiting >= 64)
         refused = await post_sign_up(service, "bob@example.com")
-        verifying = asyncio.create_task(pool.run(lambda: "log-in", queue_share=1.0, is_disconnected=nobody_is_gone))
+        verifying = asyncio.create_task(pool.run(lambda: "log-in", queue_share=1.0, is_disconnected=never_disconnected))
         gate.set_result(None)
 
         assert refused.status_code == 503

@@ -9,27 +9,29 @@ from sqlalchemy import select
 from src.db import AsyncDatabaseManager
 from src.db.models import UserModel
 from src.db.repositories import OutboxRepository, UserTokenRepository
-from tests.conftest import Mailbox, Service, StartService
-from tests.steps import (
+from tests.support.databases import rows_about_people
+from tests.support.factories import add_users
+from tests.support.service import MailingService, Service, StartMailingService, StartService
+from tests.support.steps import (
+    NEW_PASSWORD,
     PASSWORD,
+    UNKNOWN_ID,
     LoggedIn,
-    add_users,
     bearer,
     create_account,
     create_admin,
     create_client,
+    leave,
     log_in,
     me,
     post_log_in,
     refresh,
     refusal,
-    rows_about_people,
+    request_reset,
+    reset,
     service_token,
     sign_up,
 )
-
-UNKNOWN_ID = "00000000-0000-0000-0000-000000000000"
-NEW_PASSWORD = "another-pass-12-chars"
 
 
 @pytest.fixture
@@ -44,39 +46,16 @@ async def act(
     return await service.client.request(method, url, json=body or None, headers=headers)
 
 
-async def leave(service: Service, who: LoggedIn) -> Response:
-    return await service.client.post("/auth/delete-account", json={"current_password": PASSWORD}, headers=who.bearer)
-
-
-async def request_reset(service: Service) -> None:
-    await service.client.post("/auth/password-reset/request", json={"email": "ana@example.com"})
-
-
-async def reset(service: Service, token: str) -> Response:
-    body = {"token": token, "new_password": NEW_PASSWORD}
-    return await service.client.post("/auth/password-reset/confirm", json=body)
-
-
-def box(service: Service) -> Mailbox:
-    assert service.mailbox
-    return service.mailbox
-
-
-async def dump(database: AsyncDatabaseManager) -> str:
-    async with database.session() as session:
-        return str(await rows_about_people(session))
-
-
 class TestDisabling:
-    async def test_it_ends_sessions_links_and_the_mails_that_would_bring_more_at_once(
-        self, mailing_service: Service, database: AsyncDatabaseManager
+    async def test_it_ends_sessions_links_and_the_emails_that_would_bring_more_at_once(
+        self, mailing_service: MailingService, database: AsyncDatabaseManager
     ) -> None:
         service, admin = mailing_service, await create_admin(mailing_service)
         ana_id = await create_account(service)
         ana = await log_in(service)
         await request_reset(service)
-        link = box(service).token()
-        box(service).failure = OSError("the mail server is away")
+        link = service.mailbox.token()
+        service.mailbox.failure = OSError("the mail server is away")
         body = {"new_email": "new@example.com", "current_password": PASSWORD}
         await service.client.post("/auth/email-change/request", json=body, headers=ana.bearer)
 
@@ -90,12 +69,12 @@ class TestDisabling:
         async with database.session() as session:
             assert await OutboxRepository(session).list_unsent(limit=9) == []
 
-    async def test_who_is_enabled_again_logs_in_anew(self, mailing_service: Service) -> None:
+    async def test_who_is_enabled_again_logs_in_anew(self, mailing_service: MailingService) -> None:
         service, admin = mailing_service, await create_admin(mailing_service)
         ana_id = await create_account(service)
         before = await log_in(service)
         await request_reset(service)
-        link = box(service).token()
+        link = service.mailbox.token()
 
         for is_active in (False, True):
             await act(service, admin.bearer, "PATCH", ana_id, is_active=is_active)
@@ -167,7 +146,7 @@ class TestTheLastAdministrator:
 
 class TestRemoving:
     async def test_nothing_about_the_person_is_left_in_any_table_and_they_are_told(
-        self, mailing_service: Service, database: AsyncDatabaseManager
+        self, mailing_service: MailingService, database: AsyncDatabaseManager
     ) -> None:
         service, admin = mailing_service, await create_admin(mailing_service)
         await request_reset(service)  # of an address that is nobody's yet
@@ -176,13 +155,13 @@ class TestRemoving:
         await request_reset(service)
         await sign_up(service)  # somebody tries the address again: that row holds the address too
         traces = (ana_id, "ana@example.com", "Ana the Unique")
-        assert [trace in await dump(database) for trace in traces] == [True] * 3
+        assert [trace in str(await rows_about_people(database)) for trace in traces] == [True] * 3
 
         response = await act(service, admin.bearer, "DELETE", ana_id)
 
         assert (response.status_code, response.content) == (204, b"")
-        assert [trace in await dump(database) for trace in traces] == [False] * 3
-        assert (box(service).messages[-1].to, box(service).messages[-1].subject) == (
+        assert [trace in str(await rows_about_people(database)) for trace in traces] == [False] * 3
+        assert (service.mailbox.messages[-1].to, service.mailbox.messages[-1].subject) == (
             "ana@example.com",
             "Your account was removed",
         )
@@ -205,16 +184,18 @@ class TestRemoving:
         assert [refusal(answer) for answer in answers] == [(404, "USER_NOT_FOUND", [])] * 5
         assert await create_account(service) != first
 
-    async def test_a_sign_up_that_waits_can_be_removed_and_nobody_is_written_to(self, mailing_service: Service) -> None:
+    async def test_a_sign_up_that_waits_can_be_removed_and_nobody_is_written_to(
+        self, mailing_service: MailingService
+    ) -> None:
         service, admin = mailing_service, await create_admin(mailing_service)
         waiting = (await sign_up(service))["user_id"]
-        link = box(service).token()
-        box(service).messages.clear()
+        link = service.mailbox.token()
+        service.mailbox.messages.clear()
 
         response = await act(service, admin.bearer, "DELETE", waiting)
 
         assert response.status_code == 204
-        assert box(service).messages == []
+        assert service.mailbox.messages == []
         activation = await service.client.post("/auth/activate", json={"token": link})
         assert refusal(activation) == (400, "INVALID_TOKEN", [])
 
@@ -234,8 +215,10 @@ class TestRemoving:
 
 
 class TestSendingAPasswordReset:
-    async def test_the_link_goes_to_the_user_and_to_nobody_else(self, start_service: StartService) -> None:
-        service = await start_service(mail=True, auth_return_token_in_response=True)
+    async def test_the_link_goes_to_the_user_and_to_nobody_else(
+        self, start_mailing_service: StartMailingService
+    ) -> None:
+        service = await start_mailing_service(auth_return_token_in_response=True)
         admin = await create_admin(service)
         answer = await sign_up(service)
         await service.client.post("/auth/activate", json={"token": answer["activation_url"].partition("token=")[2]})
@@ -244,12 +227,12 @@ class TestSendingAPasswordReset:
 
         assert response.status_code == 202
         assert response.json() == {"detail": "A link is on its way to the user."}
-        assert [message.to for message in box(service).messages] == ["ana@example.com"]
-        assert (await reset(service, box(service).token())).status_code == 204
+        assert [message.to for message in service.mailbox.messages] == ["ana@example.com"]
+        assert (await reset(service, service.mailbox.token())).status_code == 204
         await log_in(service, password=NEW_PASSWORD)
 
     async def test_who_is_disabled_waits_or_is_unknown_is_not_written_to(
-        self, mailing_service: Service, database: AsyncDatabaseManager
+        self, mailing_service: MailingService, database: AsyncDatabaseManager
     ) -> None:
         service, admin = mailing_service, await create_admin(mailing_service)
         disabled, waiting = await add_users(
@@ -267,9 +250,9 @@ class TestSendingAPasswordReset:
             (409, "USER_PENDING", []),
             (404, "USER_NOT_FOUND", []),
         ]
-        assert box(service).messages == []
+        assert service.mailbox.messages == []
 
-    async def test_without_mail_it_is_a_409_that_says_so_and_makes_no_link(
+    async def test_without_smtp_it_is_a_409_that_says_so_and_makes_no_link(
         self, start_service: StartService, database: AsyncDatabaseManager
     ) -> None:
         service = await start_service(auth_return_token_in_response=True)
@@ -324,7 +307,7 @@ class TestSessions:
 class TestAnotherService:
     """With `users:write`: it may look after people, but it may not touch an administrator, nor make one."""
 
-    async def test_does_what_an_administrator_does_about_people(self, mailing_service: Service) -> None:
+    async def test_does_what_an_administrator_does_about_people(self, mailing_service: MailingService) -> None:
         service = mailing_service
         ana_id = await create_account(service)
         writer = bearer(await service_token(service, await create_client(service, "users:write")))
@@ -355,7 +338,7 @@ class TestAnotherService:
             assert read.headers["etag"] == answer.headers["etag"]
 
     async def test_cannot_touch_an_administrator(
-        self, mailing_service: Service, database: AsyncDatabaseManager
+        self, mailing_service: MailingService, database: AsyncDatabaseManager
     ) -> None:
         service, admin = mailing_service, await create_admin(mailing_service)
         await create_admin(service, "other@example.com")
@@ -378,7 +361,7 @@ class TestAnotherService:
         assert [refusal(answer) for answer in answers] == [(403, "FORBIDDEN", [])] * 7
         assert (await me(service, admin)).json() == before
         assert (await act(service, admin.bearer, "GET", invited)).json()["is_admin"]
-        assert box(service).messages == []
+        assert service.mailbox.messages == []
 
     async def test_can_neither_make_nor_demote_an_administrator(
         self, service: Service, database: AsyncDatabaseManager, admin: LoggedIn

@@ -9,8 +9,9 @@ from sqlalchemy import delete
 
 from src.db import AsyncDatabaseManager
 from src.db.models import UserModel
-from tests.conftest import Service
-from tests.steps import LoggedIn, add_users, create_admin, refusal
+from tests.support.factories import add_users
+from tests.support.service import Service
+from tests.support.steps import LoggedIn, create_admin, refusal
 
 PEOPLE: list[dict[str, Any]] = [
     {"email": "emile@xn--bcher-kva.example", "name": "Émile ÖSTERBERG"},

@@ -5,15 +5,16 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from httpx import AsyncClient, Response
+from httpx import Response
 from sqlalchemy import select
 
 from src.db import AsyncDatabaseManager
 from src.db.models import UserModel
-from tests.conftest import Service, StartService
-from tests.steps import (
+from tests.support.factories import add_users
+from tests.support.service import Service, StartService
+from tests.support.steps import (
+    UNKNOWN_ID,
     LoggedIn,
-    add_users,
     bearer,
     create_account,
     create_admin,
@@ -24,8 +25,6 @@ from tests.steps import (
     service_token,
     sign_up,
 )
-
-UNKNOWN_ID = "00000000-0000-0000-0000-000000000000"
 
 
 async def read(service: Service, user_id: str, who: LoggedIn | None = None) -> Response:
@@ -54,24 +53,6 @@ async def ana(service: Service) -> LoggedIn:
 @pytest.fixture
 async def admin(service: Service) -> LoggedIn:
     return await create_admin(service)
-
-
-class TestUsersAPI:
-    async def test_signup(self, client: AsyncClient) -> None:
-        response = await client.post(
-            "/auth/signup", json={"email": "ana@example.com", "password": "strong-pass-12-chars", "name": "Ana"}
-        )
-
-        assert response.status_code == 201, response.text
-        body = response.json()
-        assert "user_id" in body
-        assert body["activation_required"] in {True, False}
-
-    async def test_get_user_not_found(self, client: AsyncClient) -> None:
-        response = await client.get("/api/users/00000000-0000-0000-0000-000000000000")
-
-        assert response.status_code == 404
-        assert response.json()["code"] == "USER_NOT_FOUND"
 
 
 async def test_anyone_may_read_the_public_profile_and_no_more(service: Service) -> None:

@@ -1,12 +1,12 @@
-"""The pages behind mailed links, as people use them: from the mail to the log-in, without JavaScript."""
+"""The pages behind emailed links, as people use them: from the email to the log-in, without JavaScript."""
 
 import pytest
 from selenium.webdriver import Keys
 from selenium.webdriver.common.by import By
 
-from tests.browser.conftest import Browser, Live
-from tests.smtp_server import link_in
-from tests.steps import PASSWORD
+from tests.support.browser import Browser, Live
+from tests.support.smtp_server import link_in
+from tests.support.steps import PASSWORD
 
 pytestmark = pytest.mark.slow
 
@@ -20,11 +20,11 @@ def test_no_script_runs_in_this_browser(browser: Browser) -> None:
 
 
 class TestActivation:
-    def test_the_mails_link_and_one_button_activate_the_account(self, live: Live, browser: Browser, email: str) -> None:
-        mail = live.sign_up(email, name="Ana")
+    def test_the_link_and_one_button_activate_the_account(self, live: Live, browser: Browser, email: str) -> None:
+        message = live.sign_up(email, name="Ana")
         assert not live.can_log_in(email)
 
-        browser.open_mail(mail)
+        browser.open_email(message)
         browser.follow("Confirm this address")
         assert browser.heading == "Confirm your e-mail address"
         assert "Ana" in browser.driver.find_element(By.TAG_NAME, "dl").text
@@ -34,11 +34,11 @@ class TestActivation:
         assert live.can_log_in(email)
 
     def test_scanners_that_open_the_link_first_spend_nothing(self, live: Live, browser: Browser, email: str) -> None:
-        mail = live.sign_up(email)
+        message = live.sign_up(email)
         for method in ("GET", "HEAD") * 20:
-            assert live.client.request(method, link_in(mail)).status_code == 200
+            assert live.client.request(method, link_in(message)).status_code == 200
 
-        browser.open_mail(mail)
+        browser.open_email(message)
         browser.follow("Confirm this address")
         browser.press("Confirm this address")
 
@@ -73,12 +73,10 @@ class TestActivation:
 
 
 class TestPasswordReset:
-    def test_the_mails_link_leads_to_a_log_in_with_the_new_password(
-        self, live: Live, browser: Browser, email: str
-    ) -> None:
+    def test_the_link_leads_to_a_log_in_with_the_new_password(self, live: Live, browser: Browser, email: str) -> None:
         live.create_account(email)
 
-        browser.open_mail(live.ask_for_reset(email))
+        browser.open_email(live.ask_for_reset(email))
         browser.follow("Set a new password")
         assert browser.heading == "Set a new password"
         browser.fill("new_password", NEW_PASSWORD)
@@ -131,12 +129,12 @@ class TestPasswordReset:
 
 
 class TestInvitation:
-    def test_the_mails_link_leads_to_an_account_with_a_password_of_ones_own(
+    def test_the_link_leads_to_an_account_with_a_password_of_ones_own(
         self, live: Live, browser: Browser, email: str
     ) -> None:
-        mail = live.invite(email, name="Ana")
+        message = live.invite(email, name="Ana")
 
-        browser.open_mail(mail)
+        browser.open_email(message)
         browser.follow("Accept the invitation")
         assert browser.heading == "Accept the invitation"
         browser.fill("new_password", "weak")
@@ -154,7 +152,7 @@ class TestEmailChange:
         live.create_account(email)
         new_email = f"new-{email}"
 
-        browser.open_mail(live.ask_for_email_change(email, new_email))
+        browser.open_email(live.ask_for_email_change(email, new_email))
         browser.follow("Use this address")
         assert new_email in browser.driver.find_element(By.TAG_NAME, "main").text
         browser.press("Use this address")
@@ -162,7 +160,7 @@ class TestEmailChange:
         assert live.can_log_in(new_email)
         assert not live.can_log_in(email)
 
-        browser.open_mail(live.take_mail(email, "Your e-mail address was changed"))
+        browser.open_email(live.take_email(email, "Your e-mail address was changed"))
         browser.follow("Put this address back")
         assert email in browser.driver.find_element(By.TAG_NAME, "main").text
         browser.press("Put this address back")

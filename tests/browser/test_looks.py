@@ -1,4 +1,4 @@
-"""Whether every page and every mail can be read: in light and dark, on a phone, and by a screen reader."""
+"""Whether every page and every email can be read: in light and dark, on a phone, and by a screen reader."""
 
 from collections.abc import Iterator
 from uuid import UUID
@@ -7,8 +7,8 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from src.email import EmailKind, Locale, MessageTemplates
-from tests.browser.conftest import PHONE_WIDTH, Browser, Live, Scheme
-from tests.smtp_server import link_in
+from tests.support.browser import PHONE_WIDTH, Browser, Live, Scheme
+from tests.support.smtp_server import link_in
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ def every_page(live: Live, browser: Browser, email: str) -> Iterator[str]:
     yield "email-change"
     browser.press("Use this address")
     yield "email-changed"
-    browser.open(link_in(live.take_mail(email, "Your e-mail address was changed")))
+    browser.open(link_in(live.take_email(email, "Your e-mail address was changed")))
     yield "email-revert"
     browser.press("Put this address back")
     yield "email-reverted"
@@ -102,7 +102,7 @@ def test_every_page_reads_well_in_light_and_dark_and_on_a_phone(live: Live, brow
 
 @pytest.mark.parametrize("kind", EmailKind)
 @pytest.mark.parametrize("locale", ["en", "pt-BR"])
-def test_every_mail_reads_well_in_light_and_dark_and_on_a_phone(
+def test_every_email_reads_well_in_light_and_dark_and_on_a_phone(
     browser: Browser, kind: EmailKind, locale: Locale
 ) -> None:
     values = {
@@ -112,11 +112,11 @@ def test_every_mail_reads_well_in_light_and_dark_and_on_a_phone(
         "new_email": f"{'long' * 15}@example.com",
         "url": f"https://accounts.example.com/{kind}?token={'x1Y-' * 11}",
     }
-    mail = MessageTemplates().render(kind, locale, id_=UUID(int=0), to="ana@example.com", values=values)
+    email = MessageTemplates().render(kind, locale, id_=UUID(int=0), to="ana@example.com", values=values)
 
-    browser.show(mail.html)
+    browser.show(email.html)
 
-    assert browser.heading == mail.subject
+    assert browser.heading == email.subject
     assert browser.driver.find_element(By.TAG_NAME, "html").get_dom_attribute("lang") == locale
     assert_reads_well(browser, f"{kind}-{locale}")
 

@@ -1,13 +1,12 @@
 """Keys: shared by all who read their folder, and never used before others know of them."""
 
 import json
-import re
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from threading import Barrier
 from typing import Any, get_args
@@ -34,24 +33,11 @@ from src.core.keys import (
     needed_until,
     rotate,
 )
+from tests.support.factories import DAY
+from tests.support.keys import make_ring, rotate_ago
+from tests.support.processes import ROOT
 
-ROOT = Path(__file__).parents[2]
 ALGORITHMS = get_args(Algorithm)
-DAY = timedelta(days=1)
-
-
-def rotate_ago(folder: Path, ago: timedelta, algorithm: Algorithm = "ES256") -> tuple[str, str]:
-    """Make keys that are already so old; the ids of the access key and the refresh secret."""
-    made_at = f"{datetime.now(UTC) - ago:%Y%m%dT%H%M%SZ}"
-    access, refresh = rotate(folder, algorithm)
-    for key in (access, refresh):
-        key.path.rename(folder / re.sub(r"\d{8}T\d{6}Z", made_at, key.path.name))
-    return access.id, refresh.id
-
-
-def make_ring(folder: Path, algorithm: Algorithm = "ES256", *, may_generate: bool = True) -> KeyRing:
-    """One that looks at its folder each time it is asked."""
-    return KeyRing(folder, algorithm, may_generate=may_generate, reload_seconds=0)
 
 
 def published(ring: KeyRing) -> list[str]:

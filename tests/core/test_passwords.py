@@ -18,6 +18,7 @@ from src.core.passwords import (
     check_password,
     hash_password,
     needs_rehash,
+    never_disconnected,
     verify_password,
 )
 
@@ -142,13 +143,9 @@ class TestPolicy:
         self.check("# Copyright (c) 2021 @zxcvbn-ts")
 
 
-async def nobody_is_gone() -> bool:
-    return False
-
-
 class TestPool:
     async def run(self, pool: HashPool, work: Callable[[], None], share: float = 1.0) -> None:
-        await pool.run(work, queue_share=share, is_disconnected=nobody_is_gone)
+        await pool.run(work, queue_share=share, is_disconnected=never_disconnected)
 
     def wait(self, release: threading.Event) -> None:
         assert release.wait(10)

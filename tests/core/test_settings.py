@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from src.core.settings import Settings, container_quota, default_hash_threads, get_settings, usable_cores
-from tests.conftest import make_settings
+from tests.support.service import make_settings
 
 ROOT = Path(__file__).parents[2]
 

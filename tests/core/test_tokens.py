@@ -9,7 +9,7 @@ import pytest
 from src.core.exceptions import InvalidAccessTokenError, InvalidRefreshTokenError
 from src.core.keys import SIGNS_AFTER, KeyRing
 from src.core.tokens import AccessClaims, RefreshClaims, TokenSigner, hash_token, new_token
-from tests.core.test_keys import ALGORITHMS, make_ring, rotate_ago
+from tests.support.keys import ALGORITHMS, make_ring, rotate_ago
 
 
 def make_signer(keys: KeyRing) -> TokenSigner:

@@ -1,11 +1,9 @@
 import asyncio
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -28,9 +26,8 @@ from src.db.migrations import (
 )
 from src.db.models import AuditEventModel
 from src.db.repositories import AuditEventRepository, UserRepository, UserTokenRepository
-from tests.repositories.test_user import make_user
-
-ROOT = Path(__file__).parents[2]
+from tests.support.factories import make_user
+from tests.support.processes import ROOT
 
 
 def alembic(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -231,8 +228,8 @@ def rebuild_users(connection: Connection) -> None:
         pass
 
 
-async def test_rebuilding_a_table_in_sqlite_keeps_what_refers_to_it(migrated_sqlite: Path, tmp_path: Path) -> None:
-    database = AsyncDatabaseManager(f"sqlite:///{shutil.copy(migrated_sqlite, tmp_path)}")
+async def test_rebuilding_a_table_in_sqlite_keeps_what_refers_to_it(migrated_sqlite_copy: str) -> None:
+    database = AsyncDatabaseManager(migrated_sqlite_copy)
     async with database.session() as session:
         user = await UserRepository(session).add(make_user())
         await UserTokenRepository(session).issue(user.id, TokenPurpose.ACTIVATION, timedelta(days=1))

@@ -7,7 +7,7 @@ import pytest
 from src.core.kinds import EmailKind, TokenPurpose
 from src.core.users import UserRecord
 from src.email.catalogue import CATALOGUE, LINK_KINDS
-from tests.conftest import make_settings
+from tests.support.service import make_settings
 
 NOW = datetime.now(UTC)
 ADDRESS = "ana@example.com"

@@ -47,13 +47,13 @@ def variables(kind: EmailKind, locale: Locale) -> set[str]:
 
 
 def compose(message: Message, sender: str = "accounts@example.com") -> EmailMessage:
-    """The mail, as who receives its bytes reads it."""
-    mail = EmailUtils(host="127.0.0.1", port=25, sender=sender).compose(message)
-    return message_from_bytes(mail.as_bytes(), policy=policy.default)
+    """The email, as who receives its bytes reads it."""
+    email = EmailUtils(host="127.0.0.1", port=25, sender=sender).compose(message)
+    return message_from_bytes(email.as_bytes(), policy=policy.default)
 
 
-def part(mail: EmailMessage, kind: str) -> str:
-    body = mail.get_body((kind,))
+def part(email: EmailMessage, kind: str) -> str:
+    body = email.get_body((kind,))
     assert body is not None
     return str(body.get_content())
 
@@ -134,15 +134,15 @@ class TestEscaping:
 
 class TestHeaders:
     def test_a_mail_says_who_when_and_that_no_person_wrote_it(self) -> None:
-        mail = compose(render(EmailKind.ACTIVATION), "Accounts <accounts@example.com>")
+        email = compose(render(EmailKind.ACTIVATION), "Accounts <accounts@example.com>")
 
-        assert mail["From"].addresses[0].display_name == "Accounts"
-        assert mail["From"].addresses[0].addr_spec == "accounts@example.com"
-        assert mail["To"] == "ana@example.com"
-        assert mail["Date"].datetime.tzinfo is not None
-        assert mail["Auto-Submitted"] == "auto-generated"
-        assert mail["MIME-Version"] == "1.0"
-        assert [part.get_content_type() for part in mail.iter_parts()] == ["text/plain", "text/html"]
+        assert email["From"].addresses[0].display_name == "Accounts"
+        assert email["From"].addresses[0].addr_spec == "accounts@example.com"
+        assert email["To"] == "ana@example.com"
+        assert email["Date"].datetime.tzinfo is not None
+        assert email["Auto-Submitted"] == "auto-generated"
+        assert email["MIME-Version"] == "1.0"
+        assert [part.get_content_type() for part in email.iter_parts()] == ["text/plain", "text/html"]
 
     def test_each_header_stands_once(self) -> None:
         names = compose(render(EmailKind.ACTIVATION)).keys()
@@ -170,10 +170,10 @@ class TestHeaders:
     def test_a_line_break_in_a_name_adds_no_header(self) -> None:
         message = render(EmailKind.ACTIVATION, name="Ana\r\nBcc: evil@example.com\r\n\r\nbody")
 
-        mail = compose(message)
+        email = compose(message)
 
-        assert "Bcc" not in mail
-        assert mail.get_all("To") == ["ana@example.com"]
+        assert "Bcc" not in email
+        assert email.get_all("To") == ["ana@example.com"]
 
     def test_a_subject_of_several_lines_becomes_one(self, tmp_path: Path) -> None:
         override(
@@ -188,13 +188,13 @@ class TestHeaders:
     def test_every_script_arrives(self) -> None:
         message = render(EmailKind.ACTIVATION, "pt-BR", name="Łukasz Ağaoğlu 李 🦊")
 
-        mail = compose(message, "Serviço de contas <contas@example.com>")
+        email = compose(message, "Serviço de contas <contas@example.com>")
 
-        assert mail["Subject"] == "Confirme seu endereço de e-mail"
-        assert mail["From"].addresses[0].display_name == "Serviço de contas"
+        assert email["Subject"] == "Confirme seu endereço de e-mail"
+        assert email["From"].addresses[0].display_name == "Serviço de contas"
         for kind in ("plain", "html"):
-            assert "Łukasz Ağaoğlu 李 🦊" in part(mail, kind)
-            assert VALUES["url"] in part(mail, kind)
+            assert "Łukasz Ağaoğlu 李 🦊" in part(email, kind)
+            assert VALUES["url"] in part(email, kind)
 
 
 def override(folder: Path, name: str, words: str) -> None:

@@ -1,8 +1,5 @@
 """Mail travels by real SMTP, and only to the server that was meant."""
 
-import ssl
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,49 +7,16 @@ from uuid import uuid4
 
 import aiosmtplib
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from src.db import AsyncDatabaseManager
 from src.email import EmailUtils, Message
 from src.services.outbox import Dispatcher
-from tests.conftest import StartService, make_settings
-from tests.smtp_server import MailServer, link_in
-from tests.steps import activate, sign_up, token_of
+from tests.support.certificates import make_certificate, tls_of
+from tests.support.service import StartMailingService, make_settings
+from tests.support.smtp_server import MailServer, link_in
+from tests.support.steps import activate, sign_up, token_of
 
 MESSAGE = Message(id=uuid4(), to="ana@example.com", subject="Olá", text="Olá: O'Brien\n.\n", html="<p>Olá</p>")
-
-
-def make_certificate(folder: Path, host: str = "127.0.0.1") -> Path:
-    """A self-signed certificate and its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mail")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ) + certificate.public_bytes(serialization.Encoding.PEM)
-    path = folder / f"{host}.pem"
-    path.write_bytes(pem)
-    return path
-
-
-def tls_of(certificate: Path) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
-    return context
 
 
 @pytest.fixture
@@ -72,9 +36,9 @@ def email_utils(server: MailServer, **options: Any) -> EmailUtils:
 
 
 def assert_arrived(server: MailServer) -> None:
-    [mail] = server.mails
-    assert mail["Subject"] == "Olá"
-    body = mail.get_body(("plain",))
+    [email] = server.emails
+    assert email["Subject"] == "Olá"
+    body = email.get_body(("plain",))
     assert body is not None
     assert body.get_content().splitlines() == MESSAGE.text.splitlines()
 
@@ -108,7 +72,7 @@ class TestEncryption:
         ):
             await email_utils(server, tls=tls).send(MESSAGE)
 
-        assert server.mails == []
+        assert server.emails == []
 
     async def test_a_server_that_shows_anothers_certificate_gets_no_mail(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -121,13 +85,13 @@ class TestEncryption:
         ):
             await email_utils(server, tls="starttls").send(MESSAGE)
 
-        assert server.mails == []
+        assert server.emails == []
 
     async def test_a_server_that_offers_no_starttls_gets_no_mail(self) -> None:
         with MailServer() as server, pytest.raises(aiosmtplib.SMTPException, match="STARTTLS"):
             await email_utils(server, tls="starttls").send(MESSAGE)
 
-        assert server.mails == []
+        assert server.emails == []
 
     def test_starttls_is_the_default(self) -> None:
         settings = make_settings(smtp_host="mail.example.com", smtp_from="accounts@example.com")
@@ -152,7 +116,7 @@ class TestLogin:
         ):
             await email_utils(server, username="user", password="guess").send(MESSAGE)
 
-        assert server.mails == []
+        assert server.emails == []
 
     async def test_no_login_where_one_is_asked_for_raises(self, trusted: Path) -> None:
         with (
@@ -161,7 +125,7 @@ class TestLogin:
         ):
             await email_utils(server).send(MESSAGE)
 
-        assert server.mails == []
+        assert server.emails == []
 
     def test_no_representation_shows_the_password(self) -> None:
         assert "secret" not in repr(EmailUtils(host="h", port=25, sender="a@example.com", password="secret"))
@@ -196,21 +160,21 @@ class TestRefusals:
 
 
 async def test_what_arrives_is_read_by_a_mail_reader_and_its_link_works(
-    start_service: StartService, database: AsyncDatabaseManager
+    start_mailing_service: StartMailingService, database: AsyncDatabaseManager
 ) -> None:
-    service = await start_service(mail=True)
-    service.client.event_hooks["response"].clear()
+    service = await start_mailing_service()
+    service.hold_emails()
     await sign_up(service, name="Ağaoğlu O'Brien")
 
     with MailServer() as server:
         await Dispatcher(database, email_utils(server, tls="none"), make_settings()).dispatch_due()
 
-    [mail] = server.mails
-    assert (mail["To"], mail["Subject"]) == ("ana@example.com", "Confirm your e-mail address")
-    body = mail.get_body(("plain",))
+    [email] = server.emails
+    assert (email["To"], email["Subject"]) == ("ana@example.com", "Confirm your e-mail address")
+    body = email.get_body(("plain",))
     assert body is not None
     assert "  Name: Ağaoğlu O'Brien" in body.get_content().splitlines()
-    link = link_in(mail)
+    link = link_in(email)
     assert link.startswith("http://localhost:8000/activate?token=")
     url = urlsplit(link)
     page = await service.client.get(f"{url.path}?{url.query}")
@@ -220,15 +184,15 @@ async def test_what_arrives_is_read_by_a_mail_reader_and_its_link_works(
 
 
 async def test_an_address_in_any_script_gets_its_mail(
-    start_service: StartService, database: AsyncDatabaseManager
+    start_mailing_service: StartMailingService, database: AsyncDatabaseManager
 ) -> None:
-    service = await start_service(mail=True)
-    service.client.event_hooks["response"].clear()
+    service = await start_mailing_service()
+    service.hold_emails()
     await sign_up(service, "josé@bücher.example")
 
     with MailServer() as server:
         await Dispatcher(database, email_utils(server, tls="none"), make_settings()).dispatch_due()
 
-    [mail] = server.mails
+    [email] = server.emails
     assert server.recipients == ["josé@xn--bcher-kva.example"]
-    assert (await activate(service, token_of(link_in(mail)))).status_code == 200
+    assert (await activate(service, token_of(link_in(email)))).status_code == 200

@@ -1,4 +1,3 @@
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -9,26 +8,10 @@ from src.core.exceptions import UserEmailTakenError, UserNotFoundError
 from src.core.passwords import UNUSABLE_PASSWORD
 from src.db.models import UserModel
 from src.db.repositories import UserFilter, UserRepository
-
-
-def make_user(email: str | None = "ana@example.com", **values: Any) -> UserModel:
-    return UserModel(**({"email": email, "name": "Ana", "hashed_password": "<bcrypt-hash>"} | values))
+from tests.support.factories import make_user
 
 
 class TestUserRepository:
-    async def test_get_by_email_raises_when_missing(self, session: AsyncSession) -> None:
-        users = UserRepository(session)
-
-        with pytest.raises(UserNotFoundError):
-            await users.get({"email": "ghost@example.com"})
-
-    async def test_add_and_get(self, session: AsyncSession) -> None:
-        users = UserRepository(session)
-
-        user = await users.add(make_user())
-
-        assert (await users.get_by_id(user.id)).email == "ana@example.com"
-
     async def test_get_by_id_raises_when_missing(self, session: AsyncSession) -> None:
         user = make_user()
         users = UserRepository(session)

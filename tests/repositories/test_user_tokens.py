@@ -1,12 +1,8 @@
-from datetime import timedelta
-
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from src.core.kinds import TokenPurpose
 from src.db.repositories import UserRepository, UserTokenRepository
-from tests.repositories.test_user import make_user
-
-DAY = timedelta(days=1)
+from tests.support.factories import DAY, make_user
 
 
 async def test_spending_a_token_ends_the_others_of_its_user_and_of_nobody_else(session: AsyncSession) -> None:

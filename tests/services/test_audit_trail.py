@@ -1,30 +1,28 @@
 """Nobody changes an event: no code tries to, and on PostgreSQL the service's role, as documented, could not."""
 
 import re
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import pytest_asyncio
-from httpx import ASGITransport, AsyncClient
 from sqlalchemy import make_url, select, text, update
 from sqlalchemy.exc import ProgrammingError
 
-from src.api.app import db as production_db
 from src.db import AsyncDatabaseManager, BaseModel
 from src.db.base import utc_now
 from src.db.migrations import migrate, prepare
 from src.db.models import AuditEventModel, EventKind, UserModel
 from src.services.purge import Purged, purge
-from tests.conftest import Service, borrow_app, make_settings
-from tests.steps import (
+from tests.support.databases import PostgreSQL
+from tests.support.factories import expire_links
+from tests.support.service import Service, make_settings, serve
+from tests.support.steps import (
     PASSWORD,
     create_account,
     create_admin,
     create_client,
-    expire_links,
     log_in,
     post_log_in,
     service_token,
@@ -78,9 +76,9 @@ async def execute(database: AsyncDatabaseManager, *statements: str) -> None:
 
 
 @pytest_asyncio.fixture
-async def roles(postgresql: Callable[[str], str]) -> AsyncGenerator[Roles, None]:
-    superuser = AsyncDatabaseManager(postgresql("postgres"))
-    url = make_url(postgresql("auth"))
+async def roles(postgresql: PostgreSQL) -> AsyncGenerator[Roles, None]:
+    superuser = AsyncDatabaseManager(postgresql.url("postgres"))
+    url = make_url(postgresql.url("auth"))
     owner = AsyncDatabaseManager(url.set(username="auth_owner"))
     service = AsyncDatabaseManager(url.set(username="auth_service"))
     once, after_migrations = documented_statements()
@@ -97,12 +95,8 @@ async def roles(postgresql: Callable[[str], str]) -> AsyncGenerator[Roles, None]
 @pytest_asyncio.fixture
 async def restricted(roles: Roles) -> AsyncGenerator[Service, None]:
     """The service as the documented role."""
-    async with AsyncExitStack() as stack:
-        app = stack.enter_context(borrow_app(make_settings()))
-        app.dependency_overrides[production_db.session_dependency] = roles.service.session_dependency
-        transport = ASGITransport(app=app, raise_app_exceptions=False)
-        client = await stack.enter_async_context(AsyncClient(transport=transport, base_url="http://test"))
-        yield Service(app, client, None, roles.service)
+    async with serve(roles.service) as service:
+        yield service
 
 
 async def events_of(database: AsyncDatabaseManager) -> list[tuple[str, str, bool, bool, str | None]]:

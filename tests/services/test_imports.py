@@ -12,21 +12,14 @@ import pytest
 from sqlalchemy import select
 
 from src.core.passwords import hash_password, needs_rehash
-from src.db import AsyncDatabaseManager, BaseModel
+from src.db import AsyncDatabaseManager
 from src.db.models import AuditEventModel, UserModel
 from src.services.imports import BATCH, MAX_LINE_BYTES, ImportCounts, import_people
-from tests.conftest import Service, StartService
-from tests.steps import PASSWORD, activate, add_users, log_in, post_log_in, sign_up, token_of
-
-HASH = "$2y$04$" + "a" * 21 + "u" + "b" * 31
-
-
-def line(email: object, **values: object) -> bytes:
-    return json.dumps({"email": email, "hashed_password": HASH} | values).encode() + b"\n"
-
-
-def lines(count: int, *, start: int = 0) -> list[bytes]:
-    return [line(f"person{number}@example.com") for number in range(start, start + count)]
+from tests.support.databases import read_tables, writing
+from tests.support.factories import add_users
+from tests.support.imports import HASH, line, lines
+from tests.support.service import Service, StartService
+from tests.support.steps import PASSWORD, activate, log_in, post_log_in, sign_up, token_of
 
 
 @dataclass
@@ -47,15 +40,6 @@ def nothing_is_refused(number: int, reason: str) -> None:
 async def take(database: AsyncDatabaseManager, *content: bytes, dry_run: bool = False) -> ImportCounts:
     """Import lines that are all good."""
     return await import_people(database, BytesIO(b"".join(content)), report=nothing_is_refused, dry_run=dry_run)
-
-
-async def dump(database: AsyncDatabaseManager) -> list[Any]:
-    async with database.session() as session:
-        return [
-            tuple(row)
-            for table in BaseModel.metadata.sorted_tables
-            for row in await session.execute(table.select().order_by("id"))
-        ]
 
 
 async def read_users(database: AsyncDatabaseManager, *columns: Any) -> list[Any]:
@@ -240,14 +224,14 @@ async def test_an_address_that_has_an_account_is_left_as_it_is(database: AsyncDa
         {"email": "ben@example.com", "is_active": False},
         {"email": "ana@example.com", "activated_at": None, "is_active": False},
     )
-    before = await dump(database)
+    before = await read_tables(database)
 
     counts = await take(
         database, line("ANA@example.com", name="Mallory", is_admin=True), line("ben@example.com", is_active=True)
     )
 
     assert counts == ImportCounts(unchanged=2)
-    assert await dump(database) == before
+    assert await read_tables(database) == before
 
 
 async def test_of_lines_about_one_address_the_first_counts_however_far_apart(database: AsyncDatabaseManager) -> None:
@@ -266,12 +250,12 @@ async def test_of_lines_about_one_address_the_first_counts_however_far_apart(dat
 async def test_repeating_an_import_changes_nothing(database: AsyncDatabaseManager) -> None:
     content = [line("ana@example.com"), *lines(10), line("Ana@example.com")]
     await take(database, *content)
-    before = await dump(database)
+    before = await read_tables(database)
 
     again = await take(database, *content)
 
     assert again == ImportCounts(unchanged=12)
-    assert await dump(database) == before
+    assert await read_tables(database) == before
 
 
 async def test_a_dry_run_counts_as_the_import_does_and_writes_nothing(database: AsyncDatabaseManager) -> None:
@@ -281,11 +265,11 @@ async def test_a_dry_run_counts_as_the_import_does_and_writes_nothing(database: 
         {"email": "ben@example.com", "activated_at": None, "is_active": False},
     )
     content = [line("ANA@example.com"), line("ben@example.com"), *lines(BATCH), *lines(3), b"canary\n"]
-    before = await dump(database)
+    before = await read_tables(database)
     looked_at, imported = Reports(), Reports()
 
     looked = await import_people(database, BytesIO(b"".join(content)), report=looked_at, dry_run=True)
-    after = await dump(database)
+    after = await read_tables(database)
     counts = await import_people(database, BytesIO(b"".join(content)), report=imported)
 
     assert looked == counts == ImportCounts(imported=BATCH + 1, unchanged=4, refused=1)
@@ -335,14 +319,12 @@ async def test_an_address_that_is_activated_meanwhile_does_not_stop_the_others(
     database: AsyncDatabaseManager, database_url: str
 ) -> None:
     other = AsyncDatabaseManager(database_url)
-    async with database.session() as session:
-        await session.begin_writing()
+    async with writing(database) as session:
         session.add(UserModel(email="person1@example.com", hashed_password="of-the-owner"))
         await session.flush()
         importing = asyncio.create_task(take(other, *lines(3)))
         await asyncio.sleep(0.3)  # until it waits for the other transaction
         assert not importing.done()
-        await session.commit()
 
     assert await importing == ImportCounts(imported=2, unchanged=1)
     owners = await read_users(database, UserModel.email, UserModel.hashed_password)

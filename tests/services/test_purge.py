@@ -12,8 +12,9 @@ from src.db.base import utc_now
 from src.db.models import AuditEventModel, SessionModel, UserModel, UserTokenModel
 from src.db.repositories import AuditEventRepository, SessionRepository, UserRepository, UserTokenRepository
 from src.services.purge import EVENTS_AT_ONCE, Purged, purge
-from tests.conftest import Service, make_settings
-from tests.steps import activate, create_account, expire_links, log_in, me, post_log_in, sign_up, token_of
+from tests.support.factories import expire_links
+from tests.support.service import Service, make_settings
+from tests.support.steps import activate, create_account, log_in, me, post_log_in, sign_up, token_of
 
 LONG_AGO = timedelta(days=3)
 

@@ -15,16 +15,17 @@ from typing import Any
 
 import bcrypt
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from src.core.passwords import needs_rehash
 from src.db import AsyncDatabaseManager, BaseModel
 from src.db.models import UserModel
 from src.services.imports import BATCH
-from tests.conftest import StartService
-from tests.services.test_imports import lines
-from tests.steps import PASSWORD, log_in
-from tests.test_running import ROOT
+from tests.support.databases import count_users
+from tests.support.imports import lines
+from tests.support.processes import ROOT
+from tests.support.service import StartService
+from tests.support.steps import PASSWORD, log_in
 
 pytestmark = pytest.mark.slow
 
@@ -82,12 +83,7 @@ async def digest(database: AsyncDatabaseManager) -> tuple[int, str]:
     return count, hash_.hexdigest()
 
 
-async def count_users(database: AsyncDatabaseManager) -> int:
-    async with database.session() as session:
-        return (await session.scalars(select(func.count()).select_from(UserModel))).one()
-
-
-async def test_a_hundred_thousand_people_come_in_minutes_and_flat_memory_and_keep_their_passwords(
+async def test_a_hundred_thousand_people_come_in_flat_memory_and_keep_their_passwords(
     start_service: StartService, database_url: str, database: AsyncDatabaseManager, tmp_path: Path
 ) -> None:
     few, many = write_people(tmp_path / "few.jsonl", "few", FEW), write_people(tmp_path / "many.jsonl", "many", MANY)

@@ -6,28 +6,27 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from select import POLLIN, poll
 from typing import Any, Self
 from uuid import UUID, uuid4
 
 import pytest
-from httpx import ASGITransport, AsyncClient
 from sqlalchemy import insert, select
 from typer.testing import Result
 
-from src.api.dependencies import db as production_db
 from src.core.passwords import hash_password
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import AuditEventModel, OutboxEmailModel, UserModel
-from tests.conftest import Service, borrow_app, make_settings
-from tests.steps import (
+from tests.support.databases import connected
+from tests.support.factories import add_users
+from tests.support.processes import ROOT, run
+from tests.support.service import Service, serve
+from tests.support.steps import (
     PASSWORD,
     activate,
-    add_users,
     create_account,
     create_admin,
     log_in,
@@ -36,8 +35,6 @@ from tests.steps import (
     sign_up,
     token_of,
 )
-from tests.test_cli import run
-from tests.test_running import ROOT
 
 ADMIN = "admin@example.com"
 
@@ -65,17 +62,6 @@ async def find_events(database: AsyncDatabaseManager) -> list[tuple[Any, ...]]:
 async def find_user(database: AsyncDatabaseManager, id_: str) -> UserModel | None:
     async with database.session() as session:
         return await session.get(UserModel, UUID(id_))
-
-
-@asynccontextmanager
-async def serve(url: str) -> AsyncGenerator[Service, None]:
-    """The service on a database that was not prepared for it."""
-    database = AsyncDatabaseManager(url)
-    with borrow_app(make_settings()) as app:
-        app.dependency_overrides[production_db.session_dependency] = database.session_dependency
-        async with AsyncClient(transport=ASGITransport(app=app), base_url="http://test") as client:
-            yield Service(app, client, None, database)
-    await database.disconnect()
 
 
 class Terminal:
@@ -132,7 +118,7 @@ class TestCreateAdmin:
         made = await make_admin(empty_url, DATABASE_AUTO_MIGRATE="true")
 
         assert (made.exit_code, made.stderr) == (0, "")
-        async with serve(empty_url) as service:
+        async with connected(empty_url) as database, serve(database) as service:
             admin = await log_in(service, ADMIN)
             listed = await service.client.get("/api/users?limit=10", headers=admin.bearer)
         assert [(user["id"], user["email"], user["is_admin"]) for user in listed.json()["items"]] == [
@@ -429,7 +415,7 @@ class TestChanges:
         assert await find_user(database, id_) is None
 
     @pytest.mark.parametrize("smtp_host", ["", "mail.example.com"])
-    async def test_whoever_is_deleted_is_told_where_mail_is_configured(
+    async def test_whoever_is_deleted_is_told_where_smtp_is_configured(
         self, database_url: str, database: AsyncDatabaseManager, smtp_host: str
     ) -> None:
         (id_,) = await add_users(database, {"email": "ana@example.com"})
@@ -437,8 +423,8 @@ class TestChanges:
         await users(database_url, "delete", id_, "--yes", SMTP_HOST=smtp_host, SMTP_FROM="accounts@example.com")
 
         async with database.session() as session:
-            mails = (await session.execute(select(OutboxEmailModel.kind, OutboxEmailModel.to_email))).all()
-        assert [tuple(mail) for mail in mails] == ([("account_removed", "ana@example.com")] if smtp_host else [])
+            emails = (await session.execute(select(OutboxEmailModel.kind, OutboxEmailModel.to_email))).all()
+        assert [tuple(email) for email in emails] == ([("account_removed", "ana@example.com")] if smtp_host else [])
 
 
 def person(email: str, **values: Any) -> str:

@@ -27,7 +27,7 @@ Mood = Literal[
 class _Handler:
     def __init__(self) -> None:
         self.mood: Mood = "well"
-        self.mails: list[EmailMessage] = []
+        self.emails: list[EmailMessage] = []
         self.recipients: list[str] = []
         self.unanswered: list[str] = []
         self.tried = 0
@@ -57,7 +57,7 @@ class _Handler:
             return "554 5.7.1 not wanted here"
         if self.mood != "drops":
             assert isinstance(envelope.content, bytes)
-            self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
+            self.emails.append(message_from_bytes(envelope.content, policy=policy.default))
             self.recipients += envelope.rcpt_tos
         if self.mood in ("takes and drops", "takes and hangs"):
             self.unanswered += envelope.rcpt_tos
@@ -77,7 +77,7 @@ class _Handler:
 
 
 class MailServer:
-    """Listens while it is entered, and may be entered again; `mails` is what it has taken."""
+    """Listens while it is entered, and may be entered again; `emails` is what it has taken."""
 
     def __init__(
         self,
@@ -98,12 +98,12 @@ class MailServer:
         self._controller: Controller | None = None
 
     @property
-    def mails(self) -> list[EmailMessage]:
-        return self._handler.mails
+    def emails(self) -> list[EmailMessage]:
+        return self._handler.emails
 
     @property
     def recipients(self) -> list[str]:
-        """To whom the mails went, whatever their headers say."""
+        """To whom the emails went, whatever their headers say."""
         return self._handler.recipients
 
     @property
@@ -139,9 +139,9 @@ class _Authenticator:
         return AuthResult(success=data == self._login, handled=False)
 
 
-def link_in(mail: EmailMessage) -> str:
-    """The one link in the mail, as a reader of its text would click it."""
-    body = mail.get_body(("plain",))
+def link_in(email: EmailMessage) -> str:
+    """The one link in the email, as a reader of its text would click it."""
+    body = email.get_body(("plain",))
     assert body is not None
     [link] = [word for word in body.get_content().split() if word.startswith("http")]
     return str(link)

@@ -13,9 +13,9 @@ from typer.testing import Result
 from src.db import AsyncDatabaseManager
 from src.db.models import AuditEventModel, ServiceClientModel
 from src.services.clients import ClientSecret
-from tests.conftest import Service
-from tests.steps import post_client_credentials
-from tests.test_cli import run
+from tests.support.processes import run
+from tests.support.service import Service
+from tests.support.steps import post_client_credentials
 
 CREATE = ("create", "reports", "--scope", "users:read", "--scope", "audit:read")
 
@@ -141,7 +141,9 @@ async def test_a_client_that_is_revoked_is_refused_and_its_name_is_free(service:
     assert [await status_of(service, each) for each in (secret, again)] == [401, 200]
 
 
-async def test_every_act_is_recorded_as_the_operators(database_url: str, database: AsyncDatabaseManager) -> None:
+async def test_every_command_leaves_an_event_of_the_operators(
+    database_url: str, database: AsyncDatabaseManager
+) -> None:
     secret = await print_secret(database_url, *CREATE)
     await clients(database_url, *CREATE)
     await print_secret(database_url, "rotate", "reports")

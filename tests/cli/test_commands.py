@@ -14,30 +14,20 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from src.cli import app
 from src.core.keys import SIGNS_AFTER, load_keys, rotate
 from src.core.kinds import TokenPurpose
-from src.core.settings import get_settings
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.migrations import head, is_current
 from src.db.models import SessionModel, UserModel, UserTokenModel
-from tests.core.test_keys import rotate_ago
-from tests.test_running import ROOT, Running
+from tests.support.factories import DAY, make_session
+from tests.support.keys import rotate_ago
+from tests.support.processes import ROOT, Running, run
 
-DAY = timedelta(days=1)
 ACCESS_LIFETIME = timedelta(minutes=15)
 IDLE_LIFETIME = timedelta(days=14)
-
-
-def run(*arguments: str, stdin: str | bytes | None = None, **environment: str) -> Result:
-    get_settings.cache_clear()
-    try:
-        return CliRunner().invoke(app, arguments, input=stdin, env=environment)
-    finally:
-        get_settings.cache_clear()
 
 
 def run_keys(folder: Path, *arguments: str, **environment: str) -> Result:
@@ -65,11 +55,6 @@ async def test_migrate_brings_a_database_to_this_version_however_often(empty_url
     async with database.session() as session:
         assert await is_current(session)
     await database.disconnect()
-
-
-def make_session(user: UserModel, *, expires_in: timedelta) -> SessionModel:
-    expires_at = utc_now() + expires_in
-    return SessionModel(user_id=user.id, idle_expires_at=expires_at, expires_at=expires_at)
 
 
 def make_token(user: UserModel, token_hash: str, *, expires_in: timedelta) -> UserTokenModel:

@@ -1,0 +1,49 @@
+"""Rows as they would have come about, without the way to them."""
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import update
+
+from src.core.passwords import UNUSABLE_PASSWORD
+from src.db import AsyncDatabaseManager
+from src.db.base import utc_now
+from src.db.models import SessionModel, UserModel, UserTokenModel
+from tests.support.databases import add_rows, execute
+from tests.support.service import Service
+from tests.support.steps import LoggedIn
+
+DAY = timedelta(days=1)
+
+
+def make_user(email: str | None = "ana@example.com", **values: Any) -> UserModel:
+    return UserModel(**({"email": email, "name": "Ana", "hashed_password": "<bcrypt-hash>"} | values))
+
+
+def make_session(user: UserModel, *, expires_in: timedelta = DAY) -> SessionModel:
+    expires_at = utc_now() + expires_in
+    return SessionModel(user_id=user.id, idle_expires_at=expires_at, expires_at=expires_at)
+
+
+async def add_users(database: AsyncDatabaseManager, *people: dict[str, Any]) -> list[str]:
+    """Insert accounts that nobody can log in to, where the values do not say otherwise; their ids."""
+    users = [UserModel(**({"hashed_password": UNUSABLE_PASSWORD} | each)) for each in people]
+    await add_rows(database, *users)
+    return [str(user.id) for user in users]
+
+
+async def add_logged_in(service: Service, email: str, **values: Any) -> LoggedIn:
+    """Insert an account and a session of it, without the log-in."""
+    user = UserModel(**({"email": email, "hashed_password": UNUSABLE_PASSWORD} | values))
+    async with service.database.session() as session:
+        session.add(user)
+        await session.flush()
+        row = make_session(user)
+        session.add(row)
+        await session.commit()
+    signer = service.signer
+    return LoggedIn(signer.sign_access(user.id, row.id), signer.sign_refresh(row.id, generation=1), str(user.id))
+
+
+async def expire_links(database: AsyncDatabaseManager) -> None:
+    await execute(database, update(UserTokenModel).values(expires_at=utc_now() - timedelta(seconds=1)))
