@@ -1,11 +1,13 @@
 """Databases, applications and clients for the tests: each test has its own, on SQLite and on PostgreSQL."""
 
-from collections.abc import AsyncGenerator, Iterator
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import uvloop
 from httpx import ASGITransport, AsyncClient
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -20,6 +22,12 @@ from tests.support.service import (
     StartMailingService,
     StartService,
 )
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The event loop that the service runs on, too."""
+    return {"uvloop": uvloop.new_event_loop}
+
 
 # --- databases ---
 
