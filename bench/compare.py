@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from bench.databases import DATABASES
-from bench.load import ROUND_SECONDS, ROUNDS, Client, Round, measure, median_ratio, repeat, request, take_turns
+from bench.load import ROUND_SECONDS, ROUNDS, Client, Round, alternate, measure, median_ratio, repeat, request
 from bench.service import PASSWORD, ROOT, Account, Service, create_account, running_service
 
 CLIENTS = 16
@@ -136,7 +136,7 @@ def compare_on(database: str, old_root: Path, new_root: Path) -> None:
         print(" " * 28 + f"{'old':>9}{'new':>9}{'ratio':>7}" * 2 + f"{'old':>8}{'new':>8}" * 2)
         for load in LOADS:
             print(
-                row(load.name, *take_turns(partial(load.run, old, old_accounts), partial(load.run, new, new_accounts)))
+                row(load.name, *alternate(partial(load.run, old, old_accounts), partial(load.run, new, new_accounts)))
             )
 
 

@@ -21,7 +21,7 @@ import bcrypt
 
 from bench.databases import DATABASES
 from bench.limits import Limit, report
-from bench.load import Round, measure, median_ratio, repeat, request, take_turns
+from bench.load import Round, alternate, measure, median_ratio, repeat, request
 from bench.service import PASSWORD, Account, Service, create_account, running_service
 from src.core.passwords import NICENESS
 from src.core.settings import usable_cores
@@ -80,13 +80,13 @@ def compare_reads(url: str, service: Service, accounts: Sequence[Account]) -> No
     path = f"/api/users/{accounts[0].user_id}"
     with running_service(url, app="bench.floor_app:app") as floor:
         assert floor.ask("GET", path) == service.ask("GET", path)
-        rounds = take_turns(lambda: read_users(service, accounts), lambda: read_users(floor, accounts))
+        rounds = alternate(lambda: read_users(service, accounts), lambda: read_users(floor, accounts))
     ours, bare = ([each.rate for each in own] for own in rounds)
     print_row("GET /api/users/{id}, FastAPI on the driver alone", ours, bare)
 
 
 def compare_log_ins(database: str, service: Service, accounts: Sequence[Account]) -> Limit:
-    rounds, raw = take_turns(lambda: log_in(service, accounts), raw_bcrypt_rate, HASH_ROUNDS)
+    rounds, raw = alternate(lambda: log_in(service, accounts), raw_bcrypt_rate, HASH_ROUNDS)
     rates = [each.rate for each in rounds]
     print_row(f"POST /auth/login, bcrypt alone on {CORES} cores", rates, raw)
     return Limit(f"log-ins ÷ raw bcrypt on {database}", median_ratio(rates, raw), at_least=LOG_IN_LEAST)

@@ -72,7 +72,7 @@ def measure(
     return uvloop.run(_measure(service, clients, status, seconds, warm_up))
 
 
-def take_turns(
+def alternate(
     first: Callable[[], First], second: Callable[[], Second], rounds: int = ROUNDS
 ) -> tuple[list[First], list[Second]]:
     """Measure both in each round, so that what else the machine does hits both; who begins changes each time."""

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from bench.databases import DATABASES
 from bench.limits import Limit, report
-from bench.load import take_turns
+from bench.load import alternate
 from bench.service import PASSWORD, Service, running_service
 
 LIMIT = 3.0  # busy p99 ÷ idle p99
@@ -81,7 +81,7 @@ def measure_on(database: str) -> Limit:
     with DATABASES[database]() as create, running_service(create("users"), SETTINGS) as service:
         user_id = sign_up(service)
         read_at_a_pace(service, user_id)  # not counted: the first reads fill caches
-        idle, while_hashing = take_turns(
+        idle, while_hashing = alternate(
             lambda: read_at_a_pace(service, user_id), lambda: read_while_hashing(service, user_id), ROUNDS
         )
     busy = [latencies for latencies, _ in while_hashing]

@@ -1,7 +1,6 @@
 """Databases, applications and clients for the tests: each test has its own, on SQLite and on PostgreSQL."""
 
 import asyncio
-import gc
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -28,11 +27,6 @@ from tests.support.service import (
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The event loop that the service runs on, too."""
     return {"uvloop": uvloop.new_event_loop}
-
-
-def pytest_collection_finish() -> None:
-    # The collector need not go through what was imported, each time that it looks for what the tests have left.
-    gc.freeze()
 
 
 # --- databases ---

@@ -50,13 +50,14 @@ def purge_now(*, as_json: AsJson = False) -> None:
     if as_json:
         print_json(purged)
         return
-    counts = ", ".join(f"{count} {kind.replace('_', '-')}" for kind, count in asdict(purged).items())
+    names = {"sign_ups": "sign-ups", "mails": "emails"}
+    counts = ", ".join(f"{count} {names.get(kind, kind)}" for kind, count in asdict(purged).items())
     typer.echo(f"Deleted {counts}.")
 
 
 @app.command("doctor")
 def look_for_problems(*, as_json: AsJson = False) -> None:
-    """Check settings, database, keys, mail server and clocks, change nothing, and say what to do.
+    """Check settings, database, keys, SMTP server and clocks, change nothing, and say what to do.
 
     The exit code is 1 if something is a problem, 0 otherwise, so that scripts can ask.
     """

@@ -170,7 +170,7 @@ def _connect_or_operational_error(
 
 
 def _check_file(database: str) -> None:
-    """Make the folder, and open the file once without the async driver: its thread would outlive a failed attempt, and
+    """Make the folder, and open the file once without the async driver: its thread would survive a failed attempt, and
     complain under a traceback when it finds the event loop closed."""
     if database == ":memory:" or database.startswith("file:"):
         return

@@ -1,4 +1,4 @@
-"""The use cases. One public method is one use case is one transaction, and its commit is its last act."""
+"""The use cases. One public method is one use case is one transaction, and its commit is its last step."""
 
 from src.services.accounts import AccountService
 from src.services.clients import ClientService

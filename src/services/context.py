@@ -106,8 +106,8 @@ class Context:
 
 
 class Service:
-    """The use cases of an area. One public method is one use case is one transaction: its commit is its last act before
-    success, and public methods do not call each other."""
+    """The use cases of an area. One public method is one use case is one transaction, whose commit is the last step
+    before success. Public methods do not call each other."""
 
     def __init__(self, context: Context) -> None:
         self.context = context

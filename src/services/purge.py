@@ -26,7 +26,7 @@ class Purged:
     tokens: int
     sessions: int
     sign_ups: int
-    mails: int
+    mails: int  # named so in the output of `purge --json`
     events: int
 
 

@@ -140,7 +140,7 @@ Flow = Callable[[Stage], Awaitable[Action]]
 class Line:
     flow: Flow
     event: Event
-    is_told: bool = True  # the reason is the code in the answer
+    reason_in_answer: bool = True  # the reason is the code in the answer
     changes_nothing: bool = True  # but for the event, if it is refused
 
 
@@ -157,13 +157,13 @@ def leaves(
     changes: str | None = None,
     origin: str | None = HERE,
     has_address_hash: bool = False,
-    is_told: bool = True,
+    reason_in_answer: bool = True,
     changes_nothing: bool = True,
 ) -> Callable[[Flow], Flow]:
     event = Event(kind, reason, on, by, client, changes, origin, has_address_hash)
 
     def add(flow: Flow) -> Flow:
-        TABLE.append(Line(flow, event, is_told, changes_nothing))
+        TABLE.append(Line(flow, event, reason_in_answer, changes_nothing))
         return flow
 
     return add
@@ -212,7 +212,7 @@ async def an_activation_with_an_expired_link(stage: Stage) -> Action:
     return activate(stage.service, token_of(link))
 
 
-@leaves(EventKind.ACTIVATION, "WRONG_PASSWORD", on="ana", is_told=False)
+@leaves(EventKind.ACTIVATION, "WRONG_PASSWORD", on="ana", reason_in_answer=False)
 async def an_activation_of_one_of_two_sign_ups_with_a_wrong_password(stage: Stage) -> Action:
     link = (await sign_up(stage.service, stage.address()))["activation_url"]
     await sign_up(stage.service, stage.address())
@@ -325,12 +325,12 @@ async def a_request_for_a_reset(stage: Stage) -> Action:
     return stage.ask("POST", "/auth/password-reset/request", {"email": stage.address()})
 
 
-@leaves(EventKind.PASSWORD_RESET_REQUEST, "USER_NOT_FOUND", has_address_hash=True, is_told=False)
+@leaves(EventKind.PASSWORD_RESET_REQUEST, "USER_NOT_FOUND", has_address_hash=True, reason_in_answer=False)
 async def a_request_for_a_reset_of_an_unknown_address(stage: Stage) -> Action:
     return stage.ask("POST", "/auth/password-reset/request", {"email": stage.address()})
 
 
-@leaves(EventKind.PASSWORD_RESET_REQUEST, "USER_DISABLED", on="ana", is_told=False)
+@leaves(EventKind.PASSWORD_RESET_REQUEST, "USER_DISABLED", on="ana", reason_in_answer=False)
 async def a_request_for_a_reset_of_somebody_who_is_disabled(stage: Stage) -> Action:
     await stage.disabled()
     return stage.ask("POST", "/auth/password-reset/request", {"email": stage.address()})

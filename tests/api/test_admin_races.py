@@ -26,7 +26,7 @@ from tests.support.steps import (
     service_token,
 )
 
-Act = Callable[[Service, LoggedIn, LoggedIn], Awaitable[Response]]
+Action = Callable[[Service, LoggedIn, LoggedIn], Awaitable[Response]]
 
 
 async def demote(service: Service, who: LoggedIn, whom: LoggedIn) -> Response:
@@ -49,7 +49,7 @@ async def be_demoted(service: Service, who: LoggedIn, whom: LoggedIn) -> Respons
     return await demote(service, whom, who)
 
 
-async def step_down(service: Service, who: LoggedIn, _whom: LoggedIn) -> Response:
+async def demote_themselves(service: Service, who: LoggedIn, _whom: LoggedIn) -> Response:
     return await demote(service, who, who)
 
 
@@ -100,7 +100,7 @@ async def test_of_two_administrators_who_demote_each_other_one_remains(
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ("acts", "statuses"),
+    ("actions", "statuses"),
     [
         pytest.param((disable, disable), {200, 401, 409}, id="disable-disable"),
         pytest.param((remove, remove), {204, 401, 409}, id="remove-remove"),
@@ -108,18 +108,18 @@ async def test_of_two_administrators_who_demote_each_other_one_remains(
         pytest.param((leave, be_demoted), {200, 204, 401, 409}, id="leave-demote"),
         pytest.param((leave, leave), {204, 409}, id="leave-leave"),
         # The only rows that both of these must wait for are those of all administrators.
-        pytest.param((step_down, step_down), {200, 409}, id="step-down-both"),
+        pytest.param((demote_themselves, demote_themselves), {200, 409}, id="both-demote-themselves"),
         pytest.param((disable_oneself, remove_oneself), {200, 204, 409}, id="disable-and-remove-oneself"),
     ],
 )
 async def test_of_two_administrators_who_act_at_once_one_remains(
-    service: Service, database: AsyncDatabaseManager, acts: tuple[Act, Act], statuses: set[int], rounds: int
+    service: Service, database: AsyncDatabaseManager, actions: tuple[Action, Action], statuses: set[int], rounds: int
 ) -> None:
     for round_ in range(rounds):
         await demote_all(database)
         ana, bob = await make_two(service, round_)
 
-        answers = await asyncio.gather(acts[0](service, ana, bob), acts[1](service, bob, ana))
+        answers = await asyncio.gather(actions[0](service, ana, bob), actions[1](service, bob, ana))
 
         assert {answer.status_code for answer in answers} <= statuses
         assert await active_admins(database) == 1
@@ -174,7 +174,7 @@ async def revoke_sessions(service: Service, who: LoggedIn, admin: LoggedIn) -> R
     return await service.client.delete(f"/api/users/{who.user_id}/sessions", headers=admin.bearer)
 
 
-RIVALS: tuple[Act, ...] = (
+RIVALS: tuple[Action, ...] = (
     log_in_again,
     log_out,
     replay,
@@ -188,7 +188,7 @@ RIVALS: tuple[Act, ...] = (
 )
 
 
-async def meet(service: Service, rivals: tuple[Act, ...], *, rounds: int) -> Counter[int]:
+async def meet(service: Service, rivals: tuple[Action, ...], *, rounds: int) -> Counter[int]:
     """Remove somebody while they, or another administrator, do these; how all of it was answered.
 
     They begin a little later in each round, so that they meet every step of the removal.
@@ -196,7 +196,7 @@ async def meet(service: Service, rivals: tuple[Act, ...], *, rounds: int) -> Cou
     admin, other = await make_two(service, 0)
     statuses, removal_seconds = Counter[int](), 0.0
 
-    async def do(rival: Act, who: LoggedIn, delay: float) -> Response:
+    async def do(rival: Action, who: LoggedIn, delay: float) -> Response:
         await asyncio.sleep(delay)
         return await rival(service, who, other)
 
@@ -226,7 +226,7 @@ async def test_all_that_meets_a_removal_gets_its_turn(mailing_service: MailingSe
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rival", RIVALS)
-async def test_what_meets_a_removal_gets_its_turn(mailing_service: MailingService, rival: Act) -> None:
+async def test_what_meets_a_removal_gets_its_turn(mailing_service: MailingService, rival: Action) -> None:
     statuses = await meet(mailing_service, (rival,), rounds=20)
 
     assert statuses.keys() <= {200, 202, 204, 401, 403, 404, 409}, statuses

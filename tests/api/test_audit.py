@@ -72,7 +72,7 @@ async def test_an_action_leaves_its_event_with_nothing_secret_and_a_refusal_noth
     told = await code_told(action)
 
     assert await events_since(database, newest) == [line.event]
-    if line.is_told:
+    if line.reason_in_answer:
         assert told == line.event.reason
     if line.event.reason and line.changes_nothing:
         assert await read_all_but_events(database) == before

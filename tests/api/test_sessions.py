@@ -179,7 +179,7 @@ class TestLogIn:
         assert {response.status_code for response in responses} == {200}
 
 
-Act = Callable[[Service, LoggedIn, AsyncDatabaseManager], Awaitable[None]]
+Action = Callable[[Service, LoggedIn, AsyncDatabaseManager], Awaitable[None]]
 
 
 async def reset(service: Service, _who: LoggedIn, _database: AsyncDatabaseManager) -> None:
@@ -207,10 +207,10 @@ async def delete(service: Service, who: LoggedIn, _database: AsyncDatabaseManage
     assert response.status_code == 204, response.text
 
 
-@pytest.mark.parametrize("act", [reset, change_password, disable, delete])
+@pytest.mark.parametrize("action", [reset, change_password, disable, delete])
 @pytest.mark.parametrize("rounds", [4, 5])
 async def test_a_log_in_that_is_hashing_meanwhile_is_refused_and_leaves_the_new_hash_alone(
-    start_service: StartService, database: AsyncDatabaseManager, act: Act, rounds: int
+    start_service: StartService, database: AsyncDatabaseManager, action: Action, rounds: int
 ) -> None:
     other = await start_service(auth_return_token_in_response=True)
     await create_account(other)
@@ -221,7 +221,7 @@ async def test_a_log_in_that_is_hashing_meanwhile_is_refused_and_leaves_the_new_
     holding = await hold(pool, gate, jobs=2)
     logging_in = await start_waiting(pool, post_log_in(service))
 
-    await act(other, who, database)
+    await action(other, who, database)
     gate.set_result(None)
     response = await logging_in
     await asyncio.gather(*holding)
@@ -230,21 +230,21 @@ async def test_a_log_in_that_is_hashing_meanwhile_is_refused_and_leaves_the_new_
     assert response.json()["code"] == "INVALID_CREDENTIALS"
     async with database.session() as session:
         users, sessions = await UserRepository(session).list(), await SessionRepository(session).count()
-    if act in (reset, change_password):
+    if action in (reset, change_password):
         assert verify_password(NEW_PASSWORD, users[0].hashed_password, rounds=4)
-    assert sessions == (0 if act is delete else 1)
+    assert sessions == (0 if action is delete else 1)
 
 
-@pytest.mark.parametrize("act", [reset, change_password, delete])
+@pytest.mark.parametrize("action", [reset, change_password, delete])
 async def test_acts_of_one_person_at_once_end_in_one_password_and_no_error(
-    start_service: StartService, database: AsyncDatabaseManager, act: Act
+    start_service: StartService, database: AsyncDatabaseManager, action: Action
 ) -> None:
     service = await start_service(auth_return_token_in_response=True)
     await create_account(service)
     who = await log_in(service)
 
     responses = await asyncio.gather(
-        act(service, who, database),
+        action(service, who, database),
         *(post_log_in(service) for _ in range(5)),
         *(refresh(service, who.refresh_token) for _ in range(5)),
     )

@@ -39,7 +39,7 @@ async def admin(service: Service) -> LoggedIn:
     return await create_admin(service)
 
 
-async def act(
+async def ask(
     service: Service, headers: dict[str, str], method: str, user_id: str, path: str = "", **body: Any
 ) -> Response:
     url = f"/api/users/{user_id}{path}"
@@ -59,7 +59,7 @@ class TestDisabling:
         body = {"new_email": "new@example.com", "current_password": PASSWORD}
         await service.client.post("/auth/email-change/request", json=body, headers=ana.bearer)
 
-        response = await act(service, admin.bearer, "PATCH", ana_id, is_active=False)
+        response = await ask(service, admin.bearer, "PATCH", ana_id, is_active=False)
 
         assert (response.status_code, response.json()["is_active"]) == (200, False)
         assert (await me(service, ana)).status_code == 401
@@ -77,7 +77,7 @@ class TestDisabling:
         link = service.mailbox.token()
 
         for is_active in (False, True):
-            await act(service, admin.bearer, "PATCH", ana_id, is_active=is_active)
+            await ask(service, admin.bearer, "PATCH", ana_id, is_active=is_active)
 
         after = await log_in(service)
         assert (await me(service, after)).status_code == 200
@@ -90,7 +90,7 @@ class TestDisabling:
     ) -> None:
         other = await create_admin(service, "other@example.com")
 
-        response = await act(service, admin.bearer, "PATCH", admin.user_id, is_active=False)
+        response = await ask(service, admin.bearer, "PATCH", admin.user_id, is_active=False)
 
         assert response.status_code == 200
         assert (await me(service, admin)).status_code == 401
@@ -111,10 +111,10 @@ class TestTheLastAdministrator:
         me_before = (await me(service, admin)).json()
 
         answers = [
-            await act(service, admin.bearer, "PATCH", admin.user_id, is_admin=False),
-            await act(service, admin.bearer, "PATCH", admin.user_id, is_active=False),
-            await act(service, admin.bearer, "PATCH", admin.user_id, name="Bo", is_admin=False, is_active=True),
-            await act(service, admin.bearer, "DELETE", admin.user_id),
+            await ask(service, admin.bearer, "PATCH", admin.user_id, is_admin=False),
+            await ask(service, admin.bearer, "PATCH", admin.user_id, is_active=False),
+            await ask(service, admin.bearer, "PATCH", admin.user_id, name="Bo", is_admin=False, is_active=True),
+            await ask(service, admin.bearer, "DELETE", admin.user_id),
             await leave(service, admin),
         ]
 
@@ -122,7 +122,7 @@ class TestTheLastAdministrator:
         assert (await me(service, admin)).json() == me_before
 
     async def test_may_still_be_renamed_and_confirmed(self, service: Service, admin: LoggedIn) -> None:
-        response = await act(service, admin.bearer, "PATCH", admin.user_id, name="Root", is_admin=True, is_active=True)
+        response = await ask(service, admin.bearer, "PATCH", admin.user_id, name="Root", is_admin=True, is_active=True)
 
         assert (response.status_code, response.json()["name"]) == (200, "Root")
 
@@ -130,7 +130,7 @@ class TestTheLastAdministrator:
         self, service: Service, database: AsyncDatabaseManager, admin: LoggedIn
     ) -> None:
         [other] = await add_users(database, {"email": "other@example.com", "is_admin": True, "is_active": False})
-        await act(service, admin.bearer, "PATCH", other, is_active=True)
+        await ask(service, admin.bearer, "PATCH", other, is_active=True)
 
         assert (await leave(service, admin)).status_code == 204
 
@@ -139,9 +139,9 @@ class TestTheLastAdministrator:
     ) -> None:
         [other] = await add_users(database, {"email": "other@example.com", "is_admin": True, "is_active": False})
 
-        assert (await act(service, admin.bearer, "PATCH", other, is_admin=False)).status_code == 200
-        assert (await act(service, admin.bearer, "PATCH", other, is_admin=True)).status_code == 200
-        assert (await act(service, admin.bearer, "DELETE", other)).status_code == 204
+        assert (await ask(service, admin.bearer, "PATCH", other, is_admin=False)).status_code == 200
+        assert (await ask(service, admin.bearer, "PATCH", other, is_admin=True)).status_code == 200
+        assert (await ask(service, admin.bearer, "DELETE", other)).status_code == 204
 
 
 class TestRemoving:
@@ -157,7 +157,7 @@ class TestRemoving:
         traces = (ana_id, "ana@example.com", "Ana the Unique")
         assert [trace in str(await rows_about_people(database)) for trace in traces] == [True] * 3
 
-        response = await act(service, admin.bearer, "DELETE", ana_id)
+        response = await ask(service, admin.bearer, "DELETE", ana_id)
 
         assert (response.status_code, response.content) == (204, b"")
         assert [trace in str(await rows_about_people(database)) for trace in traces] == [False] * 3
@@ -172,14 +172,14 @@ class TestRemoving:
     async def test_the_address_is_free_again_and_the_user_is_unknown(self, service: Service, admin: LoggedIn) -> None:
         first = await create_account(service)
 
-        assert (await act(service, admin.bearer, "DELETE", first)).status_code == 204
+        assert (await ask(service, admin.bearer, "DELETE", first)).status_code == 204
 
         answers = [
-            await act(service, admin.bearer, "GET", first),
-            await act(service, admin.bearer, "PATCH", first, name="Bo"),
-            await act(service, admin.bearer, "DELETE", first),
-            await act(service, admin.bearer, "GET", first, "/sessions"),
-            await act(service, admin.bearer, "DELETE", first, "/sessions"),
+            await ask(service, admin.bearer, "GET", first),
+            await ask(service, admin.bearer, "PATCH", first, name="Bo"),
+            await ask(service, admin.bearer, "DELETE", first),
+            await ask(service, admin.bearer, "GET", first, "/sessions"),
+            await ask(service, admin.bearer, "DELETE", first, "/sessions"),
         ]
         assert [refusal(answer) for answer in answers] == [(404, "USER_NOT_FOUND", [])] * 5
         assert await create_account(service) != first
@@ -192,7 +192,7 @@ class TestRemoving:
         link = service.mailbox.token()
         service.mailbox.messages.clear()
 
-        response = await act(service, admin.bearer, "DELETE", waiting)
+        response = await ask(service, admin.bearer, "DELETE", waiting)
 
         assert response.status_code == 204
         assert service.mailbox.messages == []
@@ -203,12 +203,12 @@ class TestRemoving:
         self, service: Service, database: AsyncDatabaseManager, admin: LoggedIn
     ) -> None:
         [bob] = await add_users(database, {"email": "bob@example.com"})
-        stale = (await act(service, admin.bearer, "GET", bob)).headers["etag"]
-        current = (await act(service, admin.bearer, "PATCH", bob, name="Bob")).headers["etag"]
+        stale = (await ask(service, admin.bearer, "GET", bob)).headers["etag"]
+        current = (await ask(service, admin.bearer, "PATCH", bob, name="Bob")).headers["etag"]
 
-        refused = await act(service, admin.bearer | {"If-Match": stale}, "DELETE", bob)
-        still_there = await act(service, admin.bearer, "GET", bob)
-        removed = await act(service, admin.bearer | {"If-Match": current}, "DELETE", bob)
+        refused = await ask(service, admin.bearer | {"If-Match": stale}, "DELETE", bob)
+        still_there = await ask(service, admin.bearer, "GET", bob)
+        removed = await ask(service, admin.bearer | {"If-Match": current}, "DELETE", bob)
 
         assert refusal(refused) == (412, "PRECONDITION_FAILED", [])
         assert (still_there.status_code, removed.status_code) == (200, 204)
@@ -223,7 +223,7 @@ class TestSendingAPasswordReset:
         answer = await sign_up(service)
         await service.client.post("/auth/activate", json={"token": answer["activation_url"].partition("token=")[2]})
 
-        response = await act(service, admin.bearer, "POST", answer["user_id"], "/password-reset")
+        response = await ask(service, admin.bearer, "POST", answer["user_id"], "/password-reset")
 
         assert response.status_code == 202
         assert response.json() == {"detail": "A link is on its way to the user."}
@@ -242,7 +242,7 @@ class TestSendingAPasswordReset:
         )
 
         answers = [
-            await act(service, admin.bearer, "POST", id_, "/password-reset") for id_ in (disabled, waiting, UNKNOWN_ID)
+            await ask(service, admin.bearer, "POST", id_, "/password-reset") for id_ in (disabled, waiting, UNKNOWN_ID)
         ]
 
         assert [refusal(answer) for answer in answers] == [
@@ -259,7 +259,7 @@ class TestSendingAPasswordReset:
         admin = await create_admin(service)
         [bob] = await add_users(database, {"email": "bob@example.com"})
 
-        response = await act(service, admin.bearer, "POST", bob, "/password-reset")
+        response = await ask(service, admin.bearer, "POST", bob, "/password-reset")
 
         assert refusal(response) == (409, "MAIL_NOT_CONFIGURED", [])
         assert "SMTP_HOST" in response.json()["detail"]
@@ -279,8 +279,8 @@ class TestSessions:
                 headers={"User-Agent": browser},
             )
 
-        anas = await act(service, admin.bearer, "GET", ana_id, "/sessions")
-        own = await act(service, admin.bearer, "GET", admin.user_id, "/sessions")
+        anas = await ask(service, admin.bearer, "GET", ana_id, "/sessions")
+        own = await ask(service, admin.bearer, "GET", admin.user_id, "/sessions")
 
         assert anas.status_code == 200
         assert [(each["user_agent"], each["current"]) for each in anas.json()["items"]] == [
@@ -294,12 +294,12 @@ class TestSessions:
         ana_id = await create_account(service)
         sessions = [await log_in(service) for _ in range(2)]
 
-        response = await act(service, admin.bearer, "DELETE", ana_id, "/sessions")
+        response = await ask(service, admin.bearer, "DELETE", ana_id, "/sessions")
 
         assert response.status_code == 204
         assert [(await me(service, each)).status_code for each in sessions] == [401, 401]
         assert (await refresh(service, sessions[0].refresh_token)).status_code == 401
-        assert (await act(service, admin.bearer, "GET", ana_id, "/sessions")).json() == {"items": []}
+        assert (await ask(service, admin.bearer, "GET", ana_id, "/sessions")).json() == {"items": []}
         assert (await me(service, admin)).status_code == 200
         await log_in(service)
 
@@ -313,11 +313,11 @@ class TestAnotherService:
         writer = bearer(await service_token(service, await create_client(service, "users:write")))
 
         statuses = [
-            (await act(service, writer, "PATCH", ana_id, name="Bo")).status_code,
-            (await act(service, writer, "POST", ana_id, "/password-reset")).status_code,
-            (await act(service, writer, "DELETE", ana_id, "/sessions")).status_code,
-            (await act(service, writer, "PATCH", ana_id, is_active=False)).status_code,
-            (await act(service, writer, "DELETE", ana_id)).status_code,
+            (await ask(service, writer, "PATCH", ana_id, name="Bo")).status_code,
+            (await ask(service, writer, "POST", ana_id, "/password-reset")).status_code,
+            (await ask(service, writer, "DELETE", ana_id, "/sessions")).status_code,
+            (await ask(service, writer, "PATCH", ana_id, is_active=False)).status_code,
+            (await ask(service, writer, "DELETE", ana_id)).status_code,
             (await service.client.post("/api/users", json={"email": "b@example.com"}, headers=writer)).status_code,
         ]
 
@@ -329,7 +329,7 @@ class TestAnotherService:
         both_clients = await create_client(service, "users:read", "users:write", name="both")
         both = bearer(await service_token(service, both_clients))
 
-        shown = [await act(service, caller, "PATCH", ana_id, name="Bo") for caller in (writer, both)]
+        shown = [await ask(service, caller, "PATCH", ana_id, name="Bo") for caller in (writer, both)]
 
         assert shown[0].json().keys() == {"id", "name", "is_active", "created_at"}
         assert shown[1].json()["email"] == "ana@example.com"
@@ -349,18 +349,18 @@ class TestAnotherService:
         before = (await me(service, admin)).json()
 
         answers = [
-            await act(service, writer, "PATCH", admin.user_id, name="Bo"),
-            await act(service, writer, "PATCH", admin.user_id, is_active=False),
-            await act(service, writer, "POST", admin.user_id, "/password-reset"),
-            await act(service, writer, "DELETE", admin.user_id, "/sessions"),
-            await act(service, writer, "DELETE", admin.user_id),
-            await act(service, writer, "DELETE", invited),
+            await ask(service, writer, "PATCH", admin.user_id, name="Bo"),
+            await ask(service, writer, "PATCH", admin.user_id, is_active=False),
+            await ask(service, writer, "POST", admin.user_id, "/password-reset"),
+            await ask(service, writer, "DELETE", admin.user_id, "/sessions"),
+            await ask(service, writer, "DELETE", admin.user_id),
+            await ask(service, writer, "DELETE", invited),
             await service.client.post("/api/users", json={"email": "chief@example.com"}, headers=writer),
         ]
 
         assert [refusal(answer) for answer in answers] == [(403, "FORBIDDEN", [])] * 7
         assert (await me(service, admin)).json() == before
-        assert (await act(service, admin.bearer, "GET", invited)).json()["is_admin"]
+        assert (await ask(service, admin.bearer, "GET", invited)).json()["is_admin"]
         assert service.mailbox.messages == []
 
     async def test_can_neither_make_nor_demote_an_administrator(
@@ -371,9 +371,9 @@ class TestAnotherService:
         invitation = {"email": "chief@example.com", "is_admin": True}
 
         answers = [
-            await act(service, writer, "PATCH", bob, name="Bo", is_admin=True),
-            await act(service, writer, "PATCH", bob, is_admin=False),
-            await act(service, writer, "PATCH", admin.user_id, is_admin=False),
+            await ask(service, writer, "PATCH", bob, name="Bo", is_admin=True),
+            await ask(service, writer, "PATCH", bob, is_admin=False),
+            await ask(service, writer, "PATCH", admin.user_id, is_admin=False),
             await service.client.post("/api/users", json=invitation, headers=writer),
         ]
 
@@ -389,6 +389,6 @@ class TestAnotherService:
 async def test_a_right_is_given_by_true_and_by_nothing_that_looks_like_it(service: Service, admin: LoggedIn) -> None:
     ana_id = await create_account(service)
 
-    answers = [await act(service, admin.bearer, "PATCH", ana_id, is_admin=value) for value in ("on", "true", 1)]
+    answers = [await ask(service, admin.bearer, "PATCH", ana_id, is_admin=value) for value in ("on", "true", 1)]
 
     assert [refusal(answer) for answer in answers] == [(422, "VALIDATION_ERROR", ["is_admin"])] * 3

@@ -77,7 +77,7 @@ async def test_a_last_page_that_is_full_names_no_next_one(
     assert [len(page) for page in await page_through(service, admin, limit=2)] == [2, 2]
 
 
-async def test_a_cursor_outlives_the_user_at_whom_the_page_ended(
+async def test_a_cursor_survives_the_user_at_whom_the_page_ended(
     service: Service, database: AsyncDatabaseManager, admin: LoggedIn
 ) -> None:
     first, second = await add_users(database, {"email": "u1@example.com"}, {"email": "u2@example.com"})

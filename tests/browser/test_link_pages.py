@@ -62,7 +62,7 @@ class TestActivation:
         browser.fill("password", "the-password-of-a-stranger")
         browser.press("Confirm this address")
         assert browser.alert == (
-            "That is not the password of this sign-up. Try again, or use the link of another mail."
+            "That is not the password of this sign-up. Try again, or use the link of another email."
         )
         assert browser.focused.get_dom_attribute("id") == "password"
         browser.fill("password", PASSWORD)
@@ -182,7 +182,7 @@ class TestEmailChange:
 def test_a_link_that_does_not_work_says_what_to_do_next(
     live: Live, browser: Browser, page: str, next_step: str
 ) -> None:
-    browser.open(str(live.client.base_url.join(f"/{page}?token=spent")))
+    browser.open(str(live.client.base_url.join(f"/{page}?token=used")))
 
     assert browser.alert.startswith("This link is not valid")
     assert next_step in browser.driver.find_element(By.TAG_NAME, "main").text

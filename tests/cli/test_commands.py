@@ -87,7 +87,7 @@ async def test_purge_deletes_what_has_ended_and_nothing_else(database: AsyncData
 
     result = await asyncio.to_thread(run, "purge", DATABASE_URL=database_url)
 
-    assert result.output == "Deleted 1 tokens, 1 sessions, 1 sign-ups, 0 mails, 0 events.\n"
+    assert result.output == "Deleted 1 tokens, 1 sessions, 1 sign-ups, 0 emails, 0 events.\n"
     async with database.session() as session:
         assert set(await session.scalars(select(UserModel.id))) == {owner.id, waiting.id}
         assert list(await session.scalars(select(SessionModel.id))) == [live[0].id]
@@ -284,13 +284,13 @@ class TestRetire:
 
             assert_kept(result, tmp_path, key.id, because="It signs")
 
-    @pytest.mark.parametrize(("which", "lifetime"), [(0, ACCESS_LIFETIME), (1, IDLE_LIFETIME)])
+    @pytest.mark.parametrize(("index", "lifetime"), [(0, ACCESS_LIFETIME), (1, IDLE_LIFETIME)])
     def test_a_key_is_kept_until_the_last_token_that_it_signed_has_expired(
-        self, tmp_path: Path, which: int, lifetime: timedelta
+        self, tmp_path: Path, index: int, lifetime: timedelta
     ) -> None:
         for name, margin in (("early", -timedelta(minutes=1)), ("late", timedelta(minutes=1))):
             folder = tmp_path / name
-            old = rotate_ago(folder, 30 * DAY)[which]
+            old = rotate_ago(folder, 30 * DAY)[index]
             rotate_ago(folder, SIGNS_AFTER + lifetime + margin)
 
             result = run_keys(folder, "retire", old)

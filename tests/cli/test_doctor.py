@@ -600,9 +600,9 @@ class TestClock:
         )
         assert told == [("ok", "No key is from the future. "), *of_database, ("ok", "No user is from the future. ")]
 
-    @pytest.mark.parametrize("which", [0, 1])
-    def test_a_key_from_the_future_is_a_warning(self, keys: Path, which: int) -> None:
-        new = rotate(keys, "ES256")[which].path
+    @pytest.mark.parametrize("index", [0, 1])
+    def test_a_key_from_the_future_is_a_warning(self, keys: Path, index: int) -> None:
+        new = rotate(keys, "ES256")[index].path
         future = new.rename(new.with_name(new.name.replace(f"{utc_now():%Y}", "2999")))
 
         status, told = examine(JWT_KEYS_DIR=str(keys)).of("clock")[0]

@@ -82,7 +82,7 @@ def test_tokens_of_other_keys_are_refused(signer: TokenSigner, tmp_path: Path) -
         signer.read_refresh(stranger.sign_refresh(uuid4(), 1))
 
 
-def test_tokens_outlive_a_rotation_but_not_the_retirement_of_their_key(tmp_path: Path) -> None:
+def test_tokens_survive_a_rotation_but_not_the_retirement_of_their_key(tmp_path: Path) -> None:
     rotate_ago(tmp_path, timedelta(days=1))
     signer = make_signer(make_ring(tmp_path))
     access, refresh = signer.sign_access(uuid4(), uuid4()), signer.sign_refresh(uuid4(), 1)

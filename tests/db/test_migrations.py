@@ -102,7 +102,7 @@ async def functions(url: str) -> set[str]:
 
 
 async def origins_after_a_deletion(database: AsyncDatabaseManager) -> list[tuple[str | None, str | None]]:
-    """Where three acts came from, once the person is deleted whom they were done to or by."""
+    """Where three events came from, once the person is deleted whom they were done to or by."""
     async with database.session() as session:
         leaving, staying = [await UserRepository(session).add(make_user(email=f"{n}@example.com")) for n in range(2)]
         events = {

@@ -44,7 +44,7 @@ class PostgreSQL:
         self._thread = Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._connections: dict[str, asyncpg.Connection] = {}
-        # Nothing here outlives the run, so nothing has to reach the disk.
+        # Nothing here survives the run, so nothing has to reach the disk.
         settings = ("fsync", "synchronous_commit", "full_page_writes")
         self.execute("postgres", *(f"ALTER SYSTEM SET {name} = off" for name in settings), "SELECT pg_reload_conf()")
 
@@ -158,7 +158,7 @@ class ReusingDatabase(AsyncDatabaseManager):
 
 
 def _forgo_fsync(connection: DBAPIConnection, _record: object) -> None:
-    """As for PostgreSQL: nothing outlives the run, so nothing has to reach the disk."""
+    """As for PostgreSQL: nothing survives the run, so nothing has to reach the disk."""
     cursor = connection.cursor()
     cursor.execute("PRAGMA synchronous=OFF")
     cursor.close()

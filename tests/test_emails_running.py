@@ -1,4 +1,4 @@
-"""Mail as people run it: real processes, a real mail server that fails in every way, and processes that are killed."""
+"""Emails as people run it: real processes, a mail server that fails in every way, and processes that are killed."""
 
 import asyncio
 import signal
@@ -295,7 +295,7 @@ def test_a_worker_without_smtp_says_so(tmp_path: Path) -> None:
     assert worker.log == "SMTP is not configured: set SMTP_HOST and SMTP_FROM.\n"
 
 
-async def test_a_worker_outlives_a_database_that_has_no_tables_yet(tmp_path: Path) -> None:
+async def test_a_worker_survives_a_database_that_has_no_tables_yet(tmp_path: Path) -> None:
     environment = wiring(f"sqlite:///{tmp_path}/users.db", MailServer())
     with run_worker(tmp_path, **environment) as worker:
 
@@ -374,7 +374,7 @@ async def test_no_table_and_no_log_holds_a_usable_link_token_or_password_at_any_
 
 
 class Person:
-    """Does things, reads emails, and looks at what is at rest before anything is spent."""
+    """Does things, reads emails, and looks at what is at rest before anything is used."""
 
     def __init__(self, client: httpx.AsyncClient, server: MailServer, canaries: Canaries) -> None:
         self._client = client
