@@ -15,7 +15,7 @@ from src.services.outbox import Dispatcher
 
 
 async def work() -> None:
-    """Send emails until told to stop. Ends the process if SMTP is not configured."""
+    """Send emails until stopped. Ends the process if SMTP is not configured."""
     settings = get_settings()
     email = EmailUtils.from_settings(settings)
     if email is None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import signal
+import sqlite3
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -126,6 +128,17 @@ def test_a_setting_that_does_not_work_stops_the_start_with_a_line_that_names_it(
 
         assert "  AUTH_PASSWORD_MIN_LENGTH: " in service.log
         assert "Traceback" not in service.log
+
+
+def test_a_migration_that_fails_stops_the_start_under_its_traceback(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "users.db")) as other:
+        other.execute("CREATE TABLE users (id INTEGER)")  # of somebody else
+
+    with run_service(tmp_path, DATABASE_URL=f"sqlite:///{tmp_path}/users.db") as service:
+        assert service.process.wait(20) != 0
+
+        assert "OperationalError" in service.log
+        assert "Application startup complete" not in service.log
 
 
 def test_the_log_holds_no_password_token_link_or_hash(database_url: str, tmp_path: Path) -> None:

@@ -1,17 +1,32 @@
 """Versions of what is read, so that a change can say which one it means (RFC 9110, section 13.1.1)."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Annotated
 
 from fastapi import Depends, Header
 
 from src.core.users import UserRecord
 
+_values = attrgetter(
+    *("id", "email", "name", "is_active", "is_admin", "activated_at", "last_login_at", "created_at", "updated_at")
+)
+_public_values = attrgetter("id", "name", "is_active", "created_at")
 
-def etag_of(value: object) -> str:
-    """A strong tag: another whenever a part of the value is another."""
-    return f'"{hashlib.sha256(repr(value).encode()).hexdigest()[:32]}"'
+
+def etag_of(record: UserRecord) -> str:
+    """A strong tag: another whenever a value of the record is another."""
+    return _tag(_values(record))
+
+
+def public_etag_of(record: UserRecord) -> str:
+    """Of what strangers see alone: a tag of the whole record would tell them when its owner logs in."""
+    return _tag(_public_values(record))
+
+
+def _tag(values: Sequence[object]) -> str:
+    return f'"{hashlib.sha256(repr(values).encode()).hexdigest()[:32]}"'
 
 
 async def get_precondition(

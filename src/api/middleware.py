@@ -111,8 +111,8 @@ class DropQuery(logging.Filter):
 
 
 class StartupChecks:
-    """Runs a check before the lifespan. If it refuses, the server logs the reason alone: what the lifespan raises
-    itself is logged under a traceback."""
+    """Runs a check before the lifespan, and stops the start if it fails. Of a `StartupRefused` the server logs the text
+    alone; what the lifespan raises itself is logged under a traceback."""
 
     def __init__(self, app: ASGIApp, *, check: Callable[[], Awaitable[None]]) -> None:
         self._app = app
@@ -122,9 +122,10 @@ class StartupChecks:
         if scope["type"] == "lifespan":
             try:
                 await self._check()
-            except StartupRefused as refusal:
+            except Exception as error:  # noqa: BLE001 - left to the server, it would start all the same
+                text = str(error) if isinstance(error, StartupRefused) else format_error(error)
                 await receive()
-                await send({"type": "lifespan.startup.failed", "message": str(refusal)})
+                await send({"type": "lifespan.startup.failed", "message": text})
                 return
         await self._app(scope, receive, send)
 

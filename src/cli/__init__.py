@@ -56,7 +56,7 @@ def purge_now(*, as_json: AsJson = False) -> None:
 
 
 @app.command("doctor")
-def look_for_problems(*, as_json: AsJson = False) -> None:
+def diagnose(*, as_json: AsJson = False) -> None:
     """Check settings, database, keys, SMTP server and clocks, change nothing, and say what to do.
 
     The exit code is 1 if something is a problem, 0 otherwise, so that scripts can ask.

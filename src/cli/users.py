@@ -99,7 +99,7 @@ def list_users(
     order: Order = "newest" if newest else "oldest"
     records = with_context(lambda context: _list(context, filters, order, limit))
     if as_json:
-        print_json(records)
+        print_json([_fields(record) for record in records])
         return
     for record in records:
         role = "admin" if record.is_admin else ""
@@ -114,10 +114,10 @@ def show_user(who: _User, *, as_json: AsJson = False) -> None:
     """Show all that is known of a user."""
     record = with_context(lambda context: _get(context, who))
     if as_json:
-        print_json(record)
+        print_json(_fields(record))
         return
-    for name in _SHOWN:
-        typer.echo(f"{name:13}  {_show(getattr(record, name))}")
+    for name, value in _fields(record).items():
+        typer.echo(f"{name:13}  {_show(value)}")
 
 
 @app.command("disable")
@@ -150,7 +150,7 @@ def delete_user(
 def import_users(
     file: Annotated[typer.FileBinaryRead, typer.Argument(metavar="FILE.jsonl", help="The file; - is standard input.")],
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at every line, and change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every line, and change nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Take people over from another system, with the hashes of their passwords.
@@ -226,6 +226,10 @@ async def _list(context: Context, filters: UserFilter, order: Order, limit: int)
         if len(page) < room:
             break
     return records
+
+
+def _fields(record: UserRecord) -> dict[str, object]:
+    return {name: getattr(record, name) for name in _SHOWN}
 
 
 def _state(record: UserRecord) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -16,12 +15,13 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import StaticPool
 
 BUSY_TIMEOUT_SECONDS = 15  # how long an SQLite writer waits for its turn
 CONNECT_TIMEOUT_SECONDS = 10
 COMMAND_TIMEOUT_SECONDS = 30  # a PostgreSQL that hangs must not hold its callers for ever
 DEFAULT_POOL_SIZE = 20
-SQLITE_THREADS = 4  # more than one, so that one long search does not keep the short reads waiting
+SQLITE_THREADS = 8  # at most: more than one, so that a long search does not keep the short reads waiting
 
 Result = TypeVar("Result")
 
@@ -41,6 +41,12 @@ def normalize_url(url: str | URL) -> URL:
     return parsed
 
 
+def is_in_memory(url: URL) -> bool:
+    """Whether it names an SQLite database that has no file, and lives in one connection."""
+    has_no_file = url.database in (None, "", ":memory:") or url.query.get("mode") == "memory"
+    return url.get_backend_name() == "sqlite" and has_no_file
+
+
 @dataclass(frozen=True, slots=True)
 class Connections:
     """The open connections of a database, for transactions (`engine`) and for statements in autocommit mode."""
@@ -56,7 +62,7 @@ class Connections:
             autocommit = _create_postgresql_engine(url, pool_size=pool_size, echo=echo)
             return cls(autocommit.execution_options(isolation_level="READ COMMITTED"), autocommit)
         engine = _create_sqlite_engine(url, pool_size=pool_size, echo=echo)
-        threads = SQLiteThreads(url, echo=echo) if url.database and url.database != ":memory:" else None
+        threads = None if is_in_memory(url) else SQLiteThreads(url, echo=echo)
         return cls(engine, engine.execution_options(sqlite_begin=None), threads)
 
     async def close(self) -> None:
@@ -64,26 +70,25 @@ class Connections:
         if self.threads:
             await asyncio.to_thread(self.threads.close)
 
-    async def execute(
-        self, session: AsyncSession, statement: Executable, params: Any, *, may_retry: bool
-    ) -> FrozenResult[Any]:
-        """Do a statement in autocommit mode. With `may_retry`, a connection that has turned out to be lost is replaced
-        once, so that nobody notices that PostgreSQL was restarted."""
+    async def execute(self, session: AsyncSession, statement: Executable, params: Any) -> FrozenResult[Any]:
+        """Do a statement in autocommit mode. A connection that turns out to be lost is replaced and the statement done
+        again, once, so that nobody notices that PostgreSQL was restarted: what stands alone may be repeated."""
         if self.threads:
-            return await self.threads.run(lambda connection: _execute(connection, statement, params))
-        return await session.run_sync(lambda _session: self._execute(statement, params, may_retry=may_retry))
+            return await self.threads.run(lambda connection: execute(connection, statement, params))
+        return await session.run_sync(lambda _session: self._execute(statement, params))
 
-    def _execute(self, statement: Executable, params: Any, *, may_retry: bool) -> FrozenResult[Any]:
+    def _execute(self, statement: Executable, params: Any, *, is_repeated: bool = False) -> FrozenResult[Any]:
         try:
             with self.autocommit.sync_engine.connect() as connection:
-                return _execute(connection, statement, params)
+                return execute(connection, statement, params)
         except DBAPIError as error:
-            if not (may_retry and error.connection_invalidated):
+            if is_repeated or not error.connection_invalidated:
                 raise
-            return self._execute(statement, params, may_retry=False)
+            return self._execute(statement, params, is_repeated=True)
 
 
-def _execute(connection: Connection, statement: Executable, params: Any) -> FrozenResult[Any]:
+def execute(connection: Connection, statement: Executable, params: Any) -> FrozenResult[Any]:
+    """All that the statement brings, entities detached. One that `is_plain` brings columns, and needs no ORM."""
     if statement.get_execution_options().get("is_plain"):
         return connection.execute(statement, params).freeze()
     with Session(connection, expire_on_commit=False) as session:
@@ -119,19 +124,24 @@ class SQLiteThreads:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, work)
 
     def close(self) -> None:
-        """End the threads and their connections. The next statement begins new ones."""
-        if self._executor:
-            self._executor.shutdown()
-        for connection in self._open:
+        """End the threads and their connections, and what still runs on them. The next statement begins new ones."""
+        executor, connections = self._executor, self._open
+        self._executor, self._open, self._local = None, [], threading.local()
+        for connection in connections:
+            driver: Any = connection.connection.driver_connection
+            driver.interrupt()
+        if executor:
+            executor.shutdown(cancel_futures=True)
+        for connection in connections:
             connection.close()
         self._engine.dispose()
-        self._executor, self._open = None, []
 
     def _run(self, work: Callable[[Connection], Result]) -> Result:
-        connection: Connection | None = getattr(self._local, "connection", None)
+        local, opened = self._local, self._open  # those of this executor, should it be closed meanwhile
+        connection: Connection | None = getattr(local, "connection", None)
         if connection is None:
-            connection = self._local.connection = self._engine.connect()
-            self._open.append(connection)
+            connection = local.connection = self._engine.connect()
+            opened.append(connection)
         return work(connection)
 
 
@@ -174,12 +184,16 @@ def _check_file(database: str) -> None:
     complain under a traceback when it finds the event loop closed."""
     if database == ":memory:" or database.startswith("file:"):
         return
+    import sqlite3  # loaded only where it is used
+
     Path(database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds hashes
     sqlite3.connect(database).close()
 
 
 def _create_sqlite_engine(url: URL, *, pool_size: int, echo: bool) -> AsyncEngine:
-    in_file = {"pool_size": pool_size, "max_overflow": 0} if url.database not in (None, "", ":memory:") else {}
+    pool: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0}
+    if is_in_memory(url):
+        pool = {"poolclass": StaticPool}
     engine = create_async_engine(
         url,
         echo=echo,
@@ -188,7 +202,7 @@ def _create_sqlite_engine(url: URL, *, pool_size: int, echo: bool) -> AsyncEngin
             "timeout": BUSY_TIMEOUT_SECONDS,
             "isolation_level": None,  # the driver begins nothing by itself; `_begin_sqlite` does
         },
-        **in_file,
+        **pool,
     )
     logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at DEBUG it logs parameters, and so hashes
     _listen_to_sqlite(engine.sync_engine)
@@ -203,6 +217,8 @@ def _listen_to_sqlite(engine: Engine) -> Engine:
 
 
 def _configure_sqlite(connection: DBAPIConnection, _record: object) -> None:
+    import sqlite3  # loaded only where it is used
+
     # SQLite's own knows ASCII alone, so a search for "émile" would not find "Émile" as it does on PostgreSQL.
     connection.create_function("lower", 1, _lower, deterministic=True)
     cursor = connection.cursor()

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,24 +12,19 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from src.db.base import BaseModel
-from src.db.connections import CONNECT_TIMEOUT_SECONDS, DEFAULT_POOL_SIZE, Connections, normalize_url
+from src.db.connections import CONNECT_TIMEOUT_SECONDS, DEFAULT_POOL_SIZE, Connections, is_in_memory, normalize_url
 
 log = logging.getLogger(__name__)
 
 _PING = text("SELECT 1")
+_BEGIN_FIRST = "begin() comes before what is written"
 
 # SQLSTATE classes and codes that say "not now" rather than "not like that": connection, resources, operator, a standby,
 # and transactions that lost against another.
-_AWAY_CLASSES = ("08", "53", "57")
-_AWAY_CODES = ("25006", "40001", "40P01", "55P03", "3D000", "28000", "28P01")
-_AWAY_SQLITE = (
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_NOTADB,
+_TRANSIENT_CLASSES = ("08", "53", "57")
+_TRANSIENT_CODES = ("25006", "40001", "40P01", "55P03", "3D000", "28000", "28P01")
+_TRANSIENT_SQLITE = tuple(
+    f"SQLITE_{name}" for name in ["BUSY", "LOCKED", "READONLY", "IOERR", "FULL", "CANTOPEN", "NOTADB"]
 )
 
 
@@ -42,16 +36,16 @@ def is_transient_database_error(error: BaseException) -> bool:
         return True
     state = getattr(error.orig, "sqlstate", None) or ""
     if state:
-        return state[:2] in _AWAY_CLASSES or state in _AWAY_CODES
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    # A driver without a code for it speaks of its own connection.
-    return isinstance(error, InterfaceError) if code is None else code & 0xFF in _AWAY_SQLITE
+        return state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_CODES
+    name: str | None = getattr(error.orig, "sqlite_errorname", None)
+    # A driver without a name for it speaks of its own connection.
+    return isinstance(error, InterfaceError) if name is None else name.startswith(_TRANSIENT_SQLITE)
 
 
 class AsyncDatabaseManager:
     """Connects on first use, so that an application without a lifespan (a test's) works too.
 
-    At most `pool_size` connections are open at once; who finds none free waits.
+    At most `pool_size` connections are open at once; whoever needs another waits.
     """
 
     def __init__(self, url: str | URL, *, pool_size: int = DEFAULT_POOL_SIZE, echo: bool = False) -> None:
@@ -68,7 +62,7 @@ class AsyncDatabaseManager:
     @property
     def is_in_memory(self) -> bool:
         """Whether all sessions share one connection, and so one transaction: good for one request at a time."""
-        return self.is_sqlite and self.url.database in (None, "", ":memory:")
+        return is_in_memory(self.url)
 
     @property
     def connections(self) -> "Connections":
@@ -174,10 +168,12 @@ class DatabaseSession(AsyncSession):
 
     async def flush(self, objects: Any = None) -> None:
         if self._stands_alone:
-            raise RuntimeError("begin() comes before what is written")
+            raise RuntimeError(_BEGIN_FIRST)
         await super().flush(objects)
 
     async def commit(self) -> None:
+        if self._stands_alone and (self.new or self.dirty or self.deleted):
+            raise RuntimeError(_BEGIN_FIRST)
         try:
             await super().commit()
         finally:
@@ -201,12 +197,16 @@ class DatabaseSession(AsyncSession):
         self._is_writing = False
 
     async def _execute_alone(self, statement: Executable, params: Any) -> FrozenResult[Any]:
-        connections = self._database.connections
-        if not isinstance(statement, UpdateBase):
-            return await connections.execute(self, statement, params, may_retry=True)
-        if not statement.get_execution_options().get("stands_alone"):
-            raise RuntimeError("begin() comes before what is written")
-        if not self._database.is_sqlite:
-            return await connections.execute(self, statement, params, may_retry=False)
-        async with self._database.write_lock:
-            return await connections.execute(self, statement, params, may_retry=False)
+        database = self._database
+        is_write = isinstance(statement, UpdateBase)
+        if is_write and not statement.get_execution_options().get("stands_alone"):
+            raise RuntimeError(_BEGIN_FIRST)
+        if is_write and database.is_in_memory:  # where others' transactions may be open on the one connection
+            await self.begin_writing()
+            result = (await super().execute(statement, params)).freeze()
+            await self.commit()
+            return result
+        if is_write and database.is_sqlite:
+            async with database.write_lock:
+                return await database.connections.execute(self, statement, params)
+        return await database.connections.execute(self, statement, params)

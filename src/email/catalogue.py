@@ -10,9 +10,8 @@ from src.core.kinds import EmailKind, TokenPurpose
 from src.core.settings import DAY, Settings
 from src.core.users import UserRecord
 
-IsPointless = Callable[
-    [UserRecord | None, str], bool
-]  # the user whom it is about, if they are there, and the recipient
+# Given the user whom it is about, if they are there, and the recipient.
+IsPointless = Callable[[UserRecord | None, str], bool]
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,7 @@ class AccountService(Service):
             return user.id
 
     async def resend_activation(self, email: str) -> None:
-        """Mail each of the newest live sign-ups of the address its own new link, or tell its owner that there is an
+        """Email each of the newest live sign-ups of the address its own new link, or tell its owner that there is an
         account. Does nothing where SMTP is not configured."""
         if not self.context.outbox.is_wired:
             return

@@ -79,7 +79,7 @@ class Audit:
         return event
 
     async def add(self, event: AuditEvent, *, failure: str | None = None) -> None:
-        """Add the event to the transaction: of a success, or of a failure with the code that the caller is told."""
+        """Add the event to the transaction: of a success, or of a failure with the code that the caller gets."""
         await self._uow.events.record(
             event.kind,
             EventOutcome.FAILURE if failure else EventOutcome.SUCCESS,

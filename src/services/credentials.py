@@ -41,7 +41,7 @@ class CredentialService(Service):
             await self.context.commit(event)
 
     async def request_password_reset(self, email: str) -> str | None:
-        """Mail a link to the owner of the address, if there is one. Returns it only by the explicit setting."""
+        """Email a link to the owner of the address, if there is one. Returns it only by the explicit setting."""
         await self.uow.begin()
         await self.uow.users.lock_addresses(email)
         owner = await self.uow.users.find_owner(email)
@@ -50,9 +50,7 @@ class CredentialService(Service):
         event = self.context.audit.new_event(EventKind.PASSWORD_RESET_REQUEST, user_id=owner.id if owner else None)
         event.address = None if owner else email
         if self.settings.auth_return_token_in_response:
-            url = (
-                await issue_link(self.uow, self.settings, EmailKind.PASSWORD_RESET, recipient.id) if recipient else None
-            )
+            url = await self._respond_with_reset_link(recipient)
             await self.context.commit(event, failure=failure)
             return url
         # For an unknown address too, and dropped when it would be sent: the same statements take the same time. Asking
@@ -98,7 +96,7 @@ class CredentialService(Service):
     async def request_email_change(
         self, caller: AuthenticatedUser, *, new_email: str, current_password: str
     ) -> str | None:
-        """Mail a link to the new address; returned only by the explicit setting. If the address has an owner, that
+        """Email a link to the new address; returned only by the explicit setting. If the address has an owner, that
         owner gets a notice, and nobody else.
 
         Raises `ValidationException` if the address is the caller's already.

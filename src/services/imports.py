@@ -82,7 +82,7 @@ async def import_people(
     """Make an active account of each line, as if its address had been confirmed: sign-ups that wait for it end.
 
     An address that has an account is left as it is, so repeating an import changes nothing, and ends one that was
-    interrupted. `report` is told the number of each line that is refused, and why. A `dry_run` only reads.
+    interrupted. `report` gets the number of each line that is refused, and why. A `dry_run` only reads.
     """
     counts = ImportCounts()
     people = _read_people(file, counts, report)

@@ -55,8 +55,8 @@ class SessionService(Service):
         """Exchange a refresh token for the next one.
 
         Two tabs, or a retry after a lost answer, get the same successor within the grace window. Any other token that
-        is not the current one has been stolen from somebody: its session ends, and its owner is told (RFC 9700, section
-        4.14.2). Raises `InvalidRefreshTokenError`.
+        is not the current one has been stolen from somebody: its session ends, and its owner is notified (RFC 9700,
+        section 4.14.2). Raises `InvalidRefreshTokenError`.
         """
         claims = self.context.signer.read_refresh(refresh_token)
         idle = timedelta(seconds=self.settings.auth_session_idle_seconds)

@@ -53,7 +53,7 @@ class UserService(Service):
     """
 
     async def invite(self, caller: Caller, *, email: str, name: str | None, is_admin: bool) -> Invitation:
-        """Mail somebody a link by which they choose a password. A new invitation takes the place of an older one.
+        """Email somebody a link by which they choose a password. A new invitation takes the place of an older one.
 
         Raises `UserEmailTakenError` if the address has an account.
         """
@@ -117,7 +117,7 @@ class UserService(Service):
             await self.context.commit(event)
 
     async def send_password_reset(self, caller: Caller, user_id: UUID) -> None:
-        """Mail the user a link that sets a new password. Nobody else sees it.
+        """Email the user a link that sets a new password. Nobody else sees it.
 
         Raises `UserPendingError`, `UserDisabledError`, and `EmailNotConfiguredError` where there is no SMTP server.
         """
@@ -220,6 +220,6 @@ def _require_fields(caller: Caller, user_id: UUID, changes: UserChanges) -> None
 
 
 def _summary(changes: UserChanges) -> str | None:
-    """What the event tells: which rights are given or taken, and that the name changes, but not to what."""
+    """What the event says: which rights are given or taken, and that the name changes, but not to what."""
     rights = [f"{field}={str(value).lower()}" for field, value in changes.items() if field not in _OWNERS_FIELDS]
     return " ".join([field for field in changes if field in _OWNERS_FIELDS] + rights) or None

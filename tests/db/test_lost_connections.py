@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
@@ -32,6 +34,11 @@ async def write(database: AsyncDatabaseManager) -> None:
         await uow.commit()
 
 
+async def refresh(database: AsyncDatabaseManager) -> None:
+    async with open_unit_of_work(database) as uow:
+        assert await uow.sessions.rotate(uuid4(), 1, idle=timedelta(days=1)) is None
+
+
 async def end_connections(url: str) -> None:
     """As a restart does it: the server closes every connection (and is waited for)."""
     other = AsyncDatabaseManager(url)
@@ -47,7 +54,7 @@ async def postgresql_database(migrated_postgresql: str) -> AsyncGenerator[AsyncD
     await manager.disconnect()
 
 
-@pytest.mark.parametrize("work", [read, write])
+@pytest.mark.parametrize("work", [read, write, refresh])
 async def test_a_restarted_postgresql_gives_nobody_an_error(
     postgresql_database: AsyncDatabaseManager, work: Work
 ) -> None:
@@ -58,7 +65,7 @@ async def test_a_restarted_postgresql_gives_nobody_an_error(
     await asyncio.gather(*(work(postgresql_database) for _ in range(AT_ONCE)))
 
 
-@pytest.mark.parametrize("work", [read, write])
+@pytest.mark.parametrize("work", [read, write, refresh])
 async def test_nor_does_one_whose_end_has_not_been_noticed_yet(
     postgresql_database: AsyncDatabaseManager, work: Work
 ) -> None:
@@ -76,7 +83,7 @@ async def request(database: AsyncDatabaseManager) -> None:
     assert response.status_code == 404
 
 
-@pytest.mark.parametrize("work", [read, write, request])
+@pytest.mark.parametrize("work", [read, write, refresh, request])
 @pytest.mark.parametrize("seconds", [0, 0.001, 0.01, 0.1])
 async def test_work_that_is_cancelled_leaks_no_connection(
     postgresql_database: AsyncDatabaseManager, work: Work, seconds: float

@@ -1,16 +1,19 @@
 import asyncio
 from collections.abc import AsyncGenerator
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import InvalidRequestError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.pool import QueuePool
 
 from src.core.exceptions import UserEmailTakenError
 from src.db import AsyncDatabaseManager
-from src.db.models import UserModel
+from src.db.base import utc_now
+from src.db.models import SessionModel, UserModel
 from src.db.repositories import UserRepository
 from src.db.unit_of_work import UnitOfWork, open_unit_of_work
 
@@ -59,6 +62,16 @@ class TestBeforeBegin:
     async def test_an_insert_is_refused(self, uow: UnitOfWork) -> None:
         with pytest.raises(RuntimeError, match="begin"):
             await uow.users.add(make_user())
+
+    async def test_nor_does_a_commit_insert(self, database: AsyncDatabaseManager) -> None:
+        async with database.session() as session:
+            UnitOfWork(session)
+            session.add(make_user())
+
+            with pytest.raises(RuntimeError, match="begin"):
+                await session.commit()
+
+        assert await count_users(database) == 0
 
     async def test_an_update_is_refused(self, uow: UnitOfWork, database: AsyncDatabaseManager) -> None:
         user = make_user()
@@ -183,3 +196,59 @@ async def test_a_plain_session_tracks_what_it_reads(database: AsyncDatabaseManag
         owner = await uow.users.find_owner("ana@example.com")
     assert owner is not None
     assert owner.name == "Ana"
+
+
+async def test_in_memory_what_stands_alone_lasts_although_another_session_is_open() -> None:
+    database = AsyncDatabaseManager("sqlite+aiosqlite:///:memory:")
+    await database.create_tables()
+    now = utc_now()
+    async with database.session() as open_session:
+        user = make_user()
+        open_session.add(user)
+        await open_session.flush()
+        live = SessionModel(
+            user_id=user.id, idle_expires_at=now + timedelta(days=1), expires_at=now + timedelta(days=1)
+        )
+        open_session.add(live)
+        await open_session.flush()
+
+        async with open_unit_of_work(database) as uow:
+            assert await uow.sessions.rotate(live.id, 1, idle=timedelta(days=1)) is not None
+
+        async with open_unit_of_work(database) as uow:
+            session = await uow.sessions.find_live(live.id)
+    await database.disconnect()
+
+    assert session is not None
+    assert session.generation == 2
+
+
+async def test_closing_a_file_does_not_wait_for_what_still_runs(tmp_path: Path) -> None:
+    database = AsyncDatabaseManager(f"sqlite:///{tmp_path}/users.db")
+    endless = text("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n")
+
+    async def run() -> None:
+        async with database.session() as session:
+            UnitOfWork(session)
+            await session.execute(endless)
+
+    running = asyncio.create_task(run())
+    await asyncio.sleep(0.2)
+
+    async with asyncio.timeout(5):
+        await database.disconnect()
+        with pytest.raises(OperationalError):
+            await running
+        await database.create_tables()  # it connects again
+    assert await count_users(database) == 0
+    await database.disconnect()
+
+
+async def test_a_named_database_in_memory_is_one() -> None:
+    database = AsyncDatabaseManager("sqlite:///file:shared?mode=memory&cache=shared&uri=true")
+    assert database.is_in_memory
+
+    await database.create_tables()
+
+    assert await count_users(database) == 0
+    await database.disconnect()

@@ -14,7 +14,7 @@ from src.api.dependencies import (
     runtime_of,
 )
 from src.api.errors import BODY_ERRORS, TOKEN_ERRORS, document
-from src.api.etags import IfMatch, etag_of
+from src.api.etags import IfMatch, etag_of, public_etag_of
 from src.api.schemas.accounts import Accepted
 from src.api.schemas.fields import write_cursor
 from src.api.schemas.sessions import SessionList, SessionRecord
@@ -178,6 +178,5 @@ def _show(record: UserRecord, response: Response, caller: HttpCaller | None) -> 
     if _sees_all(caller, record.id):
         response.headers["ETag"] = etag_of(record)
         return record
-    # Of what is shown alone: a tag of the whole record would tell strangers when its owner logs in.
-    response.headers["ETag"] = etag_of((record.id, record.name, record.is_active, record.created_at))
+    response.headers["ETag"] = public_etag_of(record)
     return PublicProfile.model_validate(record)

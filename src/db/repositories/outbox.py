@@ -73,7 +73,7 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
         return await self.exists({"id": email.id, "lease_id": email.lease_id})
 
     async def mark_sent(self, email: OutboxEmailModel) -> None:
-        """Forget the content. Of somebody who has left, forget the eemail."""
+        """Forget the content. Of somebody who has left, forget the email."""
         if email.user_id is None:
             await self._session.execute(delete(OutboxEmailModel).where(*_held(email)))
             return

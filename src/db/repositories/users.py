@@ -216,7 +216,7 @@ class UserRepository(BaseRepository[UserModel]):
 
     async def delete_pending(self, *emails: str) -> None:
         """Delete the sign-ups of an address that still wait, with their tokens."""
-        await self._session.execute(
+        await self._count_changed(
             delete(UserModel).where(UserModel.email.in_(emails), UserModel.activated_at.is_(None))
         )
 
