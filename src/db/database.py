@@ -53,7 +53,7 @@ class AsyncDatabaseManager:
         self._pool_size = pool_size
         self._echo = echo
         self._connections: Connections | None = None
-        self.write_lock = asyncio.Lock()  # of SQLite, see `DatabaseSession.begin_writing`
+        self.write_lock = asyncio.Lock()  # of SQLite, see `DatabaseSession.begin_transaction`
 
     @property
     def is_sqlite(self) -> bool:
@@ -129,7 +129,7 @@ class DatabaseSession(AsyncSession):
         if self.in_transaction() or self._is_writing:  # closing is a task of its own, which reads need not pay for
             await super().__aexit__(*exception)
 
-    async def begin_writing(self) -> None:
+    async def begin_transaction(self) -> None:
         """Open the transaction that will write, on a connection that answers.
 
         On SQLite it takes the write lock at once (`BEGIN IMMEDIATE`): one that begins as a reader and turns writer is
@@ -202,7 +202,7 @@ class DatabaseSession(AsyncSession):
         if is_write and not statement.get_execution_options().get("stands_alone"):
             raise RuntimeError(_BEGIN_FIRST)
         if is_write and database.is_in_memory:  # where others' transactions may be open on the one connection
-            await self.begin_writing()
+            await self.begin_transaction()
             result = (await super().execute(statement, params)).freeze()
             await self.commit()
             return result

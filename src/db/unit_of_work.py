@@ -37,7 +37,7 @@ class UnitOfWork:
 
     async def begin(self) -> None:
         """Open the transaction. Raises SQLAlchemy's `InvalidRequestError` if one is open."""
-        await self._session.begin_writing()
+        await self._session.begin_transaction()
 
     async def commit(self) -> None:
         await self._session.commit()

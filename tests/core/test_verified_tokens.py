@@ -5,7 +5,6 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
-import jwt
 import pytest
 
 from src.core.exceptions import InvalidAccessTokenError
@@ -19,13 +18,14 @@ def signer(tmp_path: Path) -> TokenSigner:
     return TokenSigner(keys, issuer="https://id.example.com", audience="example", access_lifetime=timedelta(seconds=1))
 
 
-def test_a_token_is_verified_once(signer: TokenSigner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_remembered_once_it_was_verified(signer: TokenSigner) -> None:
     token = signer.sign_access(uuid4(), uuid4())
-    first = signer.read_access(token)
+    assert signer._verified.find(token, signer.keys.access_keys) is None
 
-    monkeypatch.setattr(jwt, "decode", None)
+    claims = signer.read_access(token)
 
-    assert signer.read_access(token) == first
+    assert signer._verified.find(token, signer.keys.access_keys) is claims
+    assert signer.read_access(token) is claims
 
 
 def test_its_expiry_is_checked_each_time(signer: TokenSigner) -> None:

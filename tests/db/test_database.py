@@ -105,7 +105,7 @@ class TestSQLite:
 
         async def add(number: int) -> None:
             async with database.session() as session:
-                await session.begin_writing()
+                await session.begin_transaction()
                 users = UserRepository(session)
                 count = await users.count()
                 await users.add(UserModel(email=f"u{number}-{count}@example.com", hashed_password="-"))
@@ -127,7 +127,7 @@ class TestSQLite:
 
         async def write() -> None:
             async with database.session() as session:
-                await session.begin_writing()
+                await session.begin_transaction()
 
         writers = [asyncio.create_task(write()) for _ in range(30)]
         async with asyncio.timeout(5), database.session() as session:
@@ -144,7 +144,7 @@ class TestSQLite:
 
         async with database.session() as one, database.session() as other:
             await UserRepository(one).add(UserModel(email="ana@example.com", hashed_password="-"))
-            await other.begin_writing()
+            await other.begin_transaction()
             assert await UserRepository(other).count() == 1
         await database.disconnect()
 

@@ -1,27 +1,16 @@
 from dataclasses import replace
 from datetime import UTC, datetime
-from uuid import uuid4
 
 import pytest
 
 from src.core.kinds import EmailKind, TokenPurpose
-from src.core.users import UserRecord
 from src.email.catalogue import CATALOGUE, LINK_KINDS
+from tests.support.factories import make_record
 from tests.support.service import make_settings
 
 NOW = datetime.now(UTC)
 ADDRESS = "ana@example.com"
-ACTIVE = UserRecord(
-    id=uuid4(),
-    name="Ana",
-    is_active=True,
-    created_at=NOW,
-    email=ADDRESS,
-    is_admin=False,
-    activated_at=NOW,
-    last_login_at=None,
-    updated_at=NOW,
-)
+ACTIVE = make_record(email=ADDRESS, is_active=True, activated_at=NOW)
 PENDING = replace(ACTIVE, is_active=False, activated_at=None)
 DISABLED = replace(ACTIVE, is_active=False)
 MOVED = replace(ACTIVE, email="elsewhere@example.com")

@@ -182,7 +182,7 @@ async def migrate_at(url: str) -> None:
 async def writing(database: AsyncDatabaseManager) -> AsyncGenerator[DatabaseSession, None]:
     """A transaction that waits its turn among the writers, and is committed at the end."""
     async with database.session() as session:
-        await session.begin_writing()
+        await session.begin_transaction()
         yield session
         await session.commit()
 

@@ -1,11 +1,13 @@
 """Rows as they would have come about, without the way to them."""
 
+from dataclasses import fields
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import update
 
 from src.core.passwords import UNUSABLE_PASSWORD
+from src.core.users import UserRecord
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import SessionModel, UserModel, UserTokenModel
@@ -47,3 +49,9 @@ async def add_logged_in(service: Service, email: str, **values: Any) -> LoggedIn
 
 async def expire_links(database: AsyncDatabaseManager) -> None:
     await execute(database, update(UserTokenModel).values(expires_at=utc_now() - timedelta(seconds=1)))
+
+
+def make_record(**values: Any) -> UserRecord:
+    """A user as services see one; what is not given is null."""
+    all_values: dict[str, Any] = dict.fromkeys(field.name for field in fields(UserRecord)) | values
+    return UserRecord(**all_values)
