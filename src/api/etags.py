@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from operator import attrgetter
 from typing import Annotated
 
@@ -9,9 +10,7 @@ from fastapi import Depends, Header
 
 from src.core.users import UserRecord
 
-_values = attrgetter(
-    *("id", "email", "name", "is_active", "is_admin", "activated_at", "last_login_at", "created_at", "updated_at")
-)
+_values = attrgetter(*(field.name for field in fields(UserRecord)))
 _public_values = attrgetter("id", "name", "is_active", "created_at")
 
 

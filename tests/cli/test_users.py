@@ -7,6 +7,7 @@ import pty
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from select import POLLIN, poll
 from typing import Any, Self
@@ -17,6 +18,7 @@ from sqlalchemy import insert, select
 from typer.testing import Result
 
 from src.core.passwords import hash_password
+from src.core.users import UserRecord
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import AuditEventModel, OutboxEmailModel, UserModel
@@ -317,6 +319,7 @@ class TestListAndShow:
         listed = await users(database_url, "list", "--json")
 
         record = json.loads(shown.stdout)
+        assert record.keys() == {field.name for field in fields(UserRecord)}
         times = {name: record.pop(name) for name in ("activated_at", "created_at", "updated_at")}
         assert record == {
             "id": id_,
