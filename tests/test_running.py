@@ -130,6 +130,7 @@ def test_a_setting_that_does_not_work_stops_the_start_with_a_line_that_names_it(
         assert "Traceback" not in service.log
 
 
+@pytest.mark.slow
 def test_a_migration_that_fails_stops_the_start_under_its_traceback(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "users.db")) as other:
         other.execute("CREATE TABLE users (id INTEGER)")  # of somebody else

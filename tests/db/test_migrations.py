@@ -58,6 +58,7 @@ async def test_models_and_migrations_agree(database: AsyncDatabaseManager) -> No
         assert await connection.run_sync(differences) == []
 
 
+@pytest.mark.slow
 async def test_alembic_goes_up_and_down_from_the_command_line(empty_url: str) -> None:
     alembic(empty_url, "upgrade", "head")
     assert await tables(empty_url) == {"alembic_version", *BaseModel.metadata.tables}
@@ -73,6 +74,7 @@ async def test_alembic_goes_up_and_down_from_the_command_line(empty_url: str) ->
 
 
 @pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
+@pytest.mark.slow
 async def test_alembic_prints_the_sql_for_people_who_apply_it_by_hand(empty_url: str) -> None:
     printed = alembic(empty_url, "upgrade", "head", "--sql").stdout
 
