@@ -7,7 +7,6 @@ from uuid import UUID
 from src.core.callers import Operator
 from src.core.exceptions import InvalidTokenError, UserEmailTakenError, WrongPasswordError
 from src.core.kinds import EmailKind, TokenPurpose
-from src.core.passwords import check_password
 from src.db.models import EventKind, UserModel
 from src.services.audit import AuditEvent
 from src.services.context import Service
@@ -44,7 +43,7 @@ class AccountService(Service):
         and, where the answer would hold the link anyway, `UserEmailTakenError`.
         """
         async with self.context.recording(EventKind.SIGN_UP) as event:
-            check_password(password, email=email, min_length=self.settings.auth_password_min_length)
+            await self._check_password(password, email=email)
             hashed_password = await self.context.passwords.hash(password, queue_share=SIGN_UP_QUEUE_SHARE)
             user = UserModel(email=email, hashed_password=hashed_password, name=name)
             await self.uow.begin()
@@ -108,7 +107,7 @@ class AccountService(Service):
         async with self.context.recording(EventKind.INVITATION_ACCEPTANCE) as event:
             user = await self._get_token_user(token, TokenPurpose.INVITATION)
             event.set_actor(user.id)
-            check_password(password, email=user.email, min_length=self.settings.auth_password_min_length)
+            await self._check_password(password, email=user.email)
             hashed_password = await self.context.passwords.hash(password)
             await self.uow.begin()
             await self._activate(token, TokenPurpose.INVITATION, event, hashed_password=hashed_password)
@@ -122,7 +121,7 @@ class AccountService(Service):
         """
         async with self.context.recording(EventKind.USER_CREATION, by=Operator()) as event:
             event.changes = "is_admin=true"
-            check_password(password, email=email, min_length=self.settings.auth_password_min_length)
+            await self._check_password(password, email=email)
             hashed_password = await self.context.passwords.hash(password)
             user = UserModel(email=email, hashed_password=hashed_password, is_admin=True)
             await self.uow.begin()

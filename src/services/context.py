@@ -9,7 +9,7 @@ from uuid import UUID
 from src.core.callers import Caller
 from src.core.kinds import EmailKind
 from src.core.origin import RequestOrigin
-from src.core.passwords import HashPool, PasswordHasher, never_disconnected
+from src.core.passwords import HashPool, PasswordHasher, check_password, never_disconnected
 from src.core.settings import Settings
 from src.core.tokens import TokenSigner
 from src.db.models import EventKind
@@ -113,3 +113,7 @@ class Service:
         self.context = context
         self.uow = context.uow
         self.settings = context.settings
+
+    async def _check_password(self, password: str, *, email: str, field: str = "password") -> None:
+        """What may become a password. Raises `ValidationException` for `field`."""
+        check_password(password, email=email, min_length=self.settings.auth_password_min_length, field=field)

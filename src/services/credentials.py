@@ -11,7 +11,6 @@ from src.core.exceptions import (
     WrongPasswordError,
 )
 from src.core.kinds import EmailKind, TokenPurpose
-from src.core.passwords import check_password
 from src.db.models import EventKind, UserModel
 from src.db.repositories import EmailChange
 from src.services.account_steps import erase_account, revoke_credentials
@@ -30,7 +29,7 @@ class CredentialService(Service):
         Raises `ValidationException` for a weak password.
         """
         async with self.context.recording(EventKind.PASSWORD_CHANGE, by=caller, user_id=caller.user_id) as event:
-            self._check_new_password(new_password, email=caller.email)
+            await self._check_password(new_password, email=caller.email, field="new_password")
             verified_hash = await self._verify(caller, current_password)
             new_hash = await self.context.passwords.hash(new_password)
             await self.uow.begin()
@@ -81,7 +80,7 @@ class CredentialService(Service):
             if user is None:
                 raise InvalidTokenError
             event.set_actor(user.id)
-            self._check_new_password(new_password, email=user.email)
+            await self._check_password(new_password, email=user.email, field="new_password")
             new_hash = await self.context.passwords.hash(new_password)
             await self.uow.begin()
             await self.uow.users.lock_addresses(user.email)
@@ -165,10 +164,6 @@ class CredentialService(Service):
             await erase_account(self.uow, user)
             await self.context.notify(EmailKind.ACCOUNT_DELETED, to=user.email, user_id=None)
             await self.context.commit(event)
-
-    def _check_new_password(self, password: str, *, email: str) -> None:
-        min_length = self.settings.auth_password_min_length
-        check_password(password, email=email, min_length=min_length, field="new_password")
 
     async def _verify(self, caller: AuthenticatedUser, password: str) -> str:
         """The hash that the password has been verified against."""
