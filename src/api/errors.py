@@ -46,7 +46,7 @@ def install(app: FastAPI) -> None:
 
 def envelope(error: AppException) -> JSONResponse:
     body = Problem(detail=error.detail, code=error.code, details=error.details)
-    return JSONResponse(body.model_dump(), status_code=error.status_code, headers=dict(error.headers))
+    return JSONResponse(body.model_dump(), status_code=error.status_code, headers=dict(error.response_headers()))
 
 
 def document(*errors: type[AppException], defines_schema: bool = False) -> dict[int | str, dict[str, Any]]:

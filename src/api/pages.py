@@ -136,7 +136,7 @@ def render_refusal(request: Request, error: AppException) -> Response:
     """The error as a page, for somebody who followed a link: what is wrong, and what to do about this kind of link."""
     page = request.url.path.rpartition("/")[2]
     response = _render("refused.html", status_code=error.status_code, page=page, code=error.code, reason=error.detail)
-    response.headers.update(error.headers)
+    response.headers.update(error.response_headers())
     return response
 
 

@@ -3,8 +3,11 @@
 Services raise these; `src.api.errors` turns every one of them into the envelope `{detail, code, details}`.
 """
 
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
+
+from src.core.limits import Rate
 
 
 class AppException(Exception):  # noqa: N818 - the fixed name of the family; its leaves end in Error
@@ -19,6 +22,9 @@ class AppException(Exception):  # noqa: N818 - the fixed name of the family; its
         self.detail = message or self.message
         self.details = dict(details or {})
         super().__init__(self.detail)
+
+    def response_headers(self) -> Mapping[str, str]:
+        return self.headers
 
 
 class BadRequestException(AppException):
@@ -137,9 +143,32 @@ class ValidationException(AppException):
 
 
 class TooManyRequestsException(AppException):
+    """`is_first` marks the first of a key in its period. The others leave no event: the trail would grow with them."""
+
     status_code = 429
     code = "TOO_MANY_REQUESTS"
-    message = "Too many requests. Wait as long as Retry-After says."
+    message = "Too many attempts. Wait as long as Retry-After says."
+    is_first = False
+    _limit: Mapping[str, str] = {}
+
+    @classmethod
+    def after(cls, wait: float, rate: Rate, *, is_first: bool = False) -> Self:
+        """To be tried again after `wait` seconds."""
+        seconds = str(max(1, math.ceil(wait)))  # never so few that the next attempt comes too early
+        error = cls()
+        error.is_first = is_first
+        error._limit = {
+            "Retry-After": seconds,
+            # draft-ietf-httpapi-ratelimit-headers-07
+            "RateLimit-Limit": str(rate.count),
+            "RateLimit-Remaining": "0",
+            "RateLimit-Reset": seconds,
+            "RateLimit-Policy": f"{rate.count};w={rate.period}",
+        }
+        return error
+
+    def response_headers(self) -> Mapping[str, str]:
+        return self._limit
 
 
 class ServiceUnavailableException(AppException):

@@ -5,8 +5,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, HttpUrl, TypeAdapter, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, Field, HttpUrl, PlainValidator, TypeAdapter, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from src.core.limits import Rate
 
 DAY = 24 * 60 * 60
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -54,6 +56,13 @@ def _link_template(template: str) -> str:
 
 
 LinkTemplate = Annotated[str, AfterValidator(_link_template)]
+
+
+def _rate(value: object) -> Rate:
+    return value if isinstance(value, Rate) else Rate.parse(str(value))
+
+
+RateSetting = Annotated[Rate, NoDecode, PlainValidator(_rate)]
 
 
 class Settings(BaseSettings):
@@ -116,6 +125,13 @@ class Settings(BaseSettings):
     outbox_in_app: bool = True
     outbox_lease_seconds: int = Field(default=60, gt=40)
     outbox_max_attempts: int = Field(default=25, gt=0)
+
+    rate_limit_enabled: bool = True
+    rate_limit_requests_per_origin: RateSetting = Rate.parse("300/1m")
+    rate_limit_failures_per_account_and_origin: RateSetting = Rate.parse("10/15m")
+    rate_limit_failures_per_account: RateSetting = Rate.parse("100/1h")
+    rate_limit_emails_per_address_and_origin: RateSetting = Rate.parse("10/1h")
+    rate_limit_emails_per_address: RateSetting = Rate.parse("50/1h")
 
     users_public_profiles: bool = True
     audit_retention_seconds: int = Field(default=365 * DAY, gt=0)

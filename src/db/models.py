@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, ForeignKey, Index, String, text
+from sqlalchemy import JSON, Column, Double, ForeignKey, Index, String, Table, Uuid, text
 from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from src.core.addresses import normalize_email
@@ -205,3 +205,15 @@ class AuditEventModel(BaseModel):
     address_hash: Mapped[str | None] = mapped_column(String(64))  # keyed, of a typed address that nobody owns
     changes: Mapped[str | None] = mapped_column(String(100))  # of an update: which fields, and what rights they give
     origin: Mapped[str | None] = mapped_column(String(45))  # the address of the client, or "command line"
+
+
+# Not a model: a row is counted with, and never loaded. `src.db.repositories.rate_limits` tells how.
+rate_limits = Table(
+    "rate_limits",
+    BaseModel.metadata,
+    Column("id", Uuid, primary_key=True),  # a keyed hash of whom it limits in what
+    Column("tat", Double, nullable=False),  # these are all in seconds, the times since 1970
+    Column("interval", Double, nullable=False),
+    Column("period", Double, nullable=False),
+    Column("reported_until", Double, nullable=False, default=0.0),
+)

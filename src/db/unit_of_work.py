@@ -9,6 +9,7 @@ from src.db.database import AsyncDatabaseManager, DatabaseSession
 from src.db.repositories import (
     AuditEventRepository,
     OutboxRepository,
+    RateLimitRepository,
     ServiceClientRepository,
     SessionRepository,
     UserRepository,
@@ -34,6 +35,7 @@ class UnitOfWork:
         self.emails = OutboxRepository(session)
         self.clients = ServiceClientRepository(session)
         self.events = AuditEventRepository(session)
+        self.limits = RateLimitRepository(session)
 
     async def begin(self) -> None:
         """Open the transaction. Raises SQLAlchemy's `InvalidRequestError` if one is open."""

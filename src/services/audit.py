@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from src.core.callers import AuthenticatedClient, AuthenticatedUser, Caller, Operator
-from src.core.exceptions import AppException
+from src.core.exceptions import AppException, TooManyRequestsException
 from src.db.models import EventKind, EventOutcome
 from src.db.unit_of_work import UnitOfWork
 
@@ -40,6 +40,11 @@ class AuditEvent:
         self.user_id = self.actor_id = user_id
 
 
+def is_recorded(refusal: AppException) -> bool:
+    """Not that the service is busy; of attempts that come too fast, the first of a period."""
+    return refusal.is_first if isinstance(refusal, TooManyRequestsException) else refusal.status_code < 500
+
+
 class Audit:
     """`origin` is the address that the caller has; `fingerprint` makes the keyed hash of an email address."""
 
@@ -59,7 +64,7 @@ class Audit:
         try:
             yield event
         except AppException as refusal:
-            if refusal.status_code < 500:
+            if is_recorded(refusal):
                 await self._uow.rollback()
                 await self._uow.begin()
                 await self.add(event, failure=refusal.code)

@@ -71,16 +71,19 @@ class ClientService(Service):
     async def issue_token(self, *, client_id: str, client_secret: str, scopes: Collection[str] | None) -> ServiceToken:
         """An access token for a service (RFC 6749, section 4.4), for all its scopes or those that it asks for.
 
-        Raises `InvalidClientError`, and `InvalidScopeError` for a scope that it does not have.
+        Raises `InvalidClientError`, `TooManyRequestsException` after too many wrong secrets, and `InvalidScopeError`
+        for a scope that it does not have.
         """
         async with self.context.recording(EventKind.CLIENT_TOKEN) as event:
             event.client_id = id_ = _read_id(client_id)
+            places = await self.context.limits.take_client_guess(str(id_))
             await self.uow.begin()
             granted = await self.uow.clients.authenticate_client(id_, client_secret)
             if granted is None:
                 raise InvalidClientError
             if not set(scopes or granted) <= set(granted):
                 raise InvalidScopeError
+            await self.context.limits.give_back(places)
             await self.context.commit(event)
         asked = [scope for scope in granted if scopes is None or scope in scopes]
         signer = self.context.signer

@@ -2,12 +2,13 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 from uuid import UUID
 
 from src.core.callers import Caller
 from src.core.kinds import EmailKind
+from src.core.limits import BlockedKeys
 from src.core.origin import RequestOrigin
 from src.core.passwords import HashPool, PasswordHasher, check_password, never_disconnected
 from src.core.settings import Settings
@@ -16,6 +17,7 @@ from src.db.models import EventKind
 from src.db.unit_of_work import UnitOfWork
 from src.email import EmailUtils, SendsEmail
 from src.services.audit import Audit, AuditEvent
+from src.services.limits import RateLimiter
 from src.services.outbox import Outbox
 
 
@@ -32,6 +34,7 @@ class Runtime:
     signer: TokenSigner
     email: SendsEmail | None  # None where SMTP is not configured
     wake_dispatcher: Callable[[], None] = no_dispatcher
+    blocked: BlockedKeys = field(default_factory=BlockedKeys)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -52,6 +55,7 @@ class Context:
     passwords: PasswordHasher
     signer: TokenSigner
     origin: RequestOrigin
+    limits: RateLimiter
     audit: Audit
     outbox: Outbox
 
@@ -73,6 +77,7 @@ class Context:
             PasswordHasher(runtime.hash_pool, settings.auth_bcrypt_rounds, is_disconnected),
             runtime.signer,
             origin,
+            RateLimiter(uow, settings, origin=origin, fingerprint=runtime.signer.fingerprint, blocked=runtime.blocked),
             Audit(uow, origin=origin.address, fingerprint=runtime.signer.fingerprint),
             Outbox(
                 uow,

@@ -1,5 +1,8 @@
 """What a person can do about their password, their address and their account: change, recover, leave."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from src.core.callers import AuthenticatedUser
 from src.core.exceptions import (
     InvalidAccessTokenError,
@@ -11,12 +14,21 @@ from src.core.exceptions import (
     WrongPasswordError,
 )
 from src.core.kinds import EmailKind, TokenPurpose
+from src.core.limits import Place
 from src.db.models import EventKind, UserModel
 from src.db.repositories import EmailChange
 from src.services.account_steps import erase_account, revoke_credentials
 from src.services.audit import AuditEvent
 from src.services.context import Service
 from src.services.outbox import issue_link
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """The hash that a password was verified against, and what the right guess gives back."""
+
+    hashed_password: str
+    places: Sequence[Place]
 
 
 class CredentialService(Service):
@@ -30,10 +42,10 @@ class CredentialService(Service):
         """
         async with self.context.recording(EventKind.PASSWORD_CHANGE, by=caller, user_id=caller.user_id) as event:
             await self._check_password(new_password, email=caller.email, field="new_password")
-            verified_hash = await self._verify(caller, current_password)
+            verified = await self._verify(caller, current_password)
             new_hash = await self.context.passwords.hash(new_password)
             await self.uow.begin()
-            await self._reauthorize(caller, verified_hash)
+            await self._reauthorize(caller, verified)
             await self.uow.users.set_password(caller.user_id, new_hash)
             await revoke_credentials(self.uow, caller.user_id, keep_session=caller.session_id)
             await self.context.notify(EmailKind.PASSWORD_CHANGED, to=caller.email, user_id=caller.user_id)
@@ -103,9 +115,9 @@ class CredentialService(Service):
         async with self.context.recording(EventKind.EMAIL_CHANGE_REQUEST, by=caller, user_id=caller.user_id) as event:
             if new_email == caller.email:
                 raise ValidationException.for_field("new_email", "is your address already")
-            verified_hash = await self._verify(caller, current_password)
+            verified = await self._verify(caller, current_password)
             await self.uow.begin()
-            await self._reauthorize(caller, verified_hash)
+            await self._reauthorize(caller, verified)
             url = None
             if self.settings.auth_return_token_in_response:
                 url = await self._respond_with_change_link(caller, new_email)
@@ -156,28 +168,29 @@ class CredentialService(Service):
         Raises `LastAdminError` if nobody else is an active administrator.
         """
         async with self.context.recording(EventKind.ACCOUNT_DELETION, by=caller, user_id=caller.user_id) as event:
-            verified_hash = await self._verify(caller, current_password)
+            verified = await self._verify(caller, current_password)
             await self.uow.begin()
             await self.uow.users.lock_addresses(caller.email, and_user=caller.user_id, and_admins=True)
-            await self._reauthorize(caller, verified_hash)
+            await self._reauthorize(caller, verified)
             user = await self.uow.users.get_by_id(caller.user_id)
             await erase_account(self.uow, user)
             await self.context.notify(EmailKind.ACCOUNT_DELETED, to=user.email, user_id=None)
             await self.context.commit(event)
 
-    async def _verify(self, caller: AuthenticatedUser, password: str) -> str:
-        """The hash that the password has been verified against."""
+    async def _verify(self, caller: AuthenticatedUser, password: str) -> _Verified:
+        places = await self.context.limits.take_guess(caller.email, is_anonymous=False)
         stored = await self.uow.users.find_hashed_password(caller.user_id)
         if not await self.context.passwords.verify(password, stored) or stored is None:
             raise WrongPasswordError
-        return stored
+        return _Verified(stored, places)
 
-    async def _reauthorize(self, caller: AuthenticatedUser, verified_hash: str) -> None:
+    async def _reauthorize(self, caller: AuthenticatedUser, verified: _Verified) -> None:
         """Lock the account, if password and session still are what the caller has proved."""
         if not await self.uow.users.lock_account(
-            caller.user_id, hashed_password=verified_hash, session_id=caller.session_id
+            caller.user_id, hashed_password=verified.hashed_password, session_id=caller.session_id
         ):
             raise InvalidAccessTokenError
+        await self.context.limits.give_back(verified.places)
 
     async def _respond_with_reset_link(self, recipient: UserModel | None) -> str | None:
         if recipient is None:

@@ -31,10 +31,13 @@ class SessionService(Service):
         """Start a session. The oldest of too many ends, and a hash of lower cost or foreign kind is upgraded.
 
         Raises `InvalidCredentialsError` after the same work for a wrong password and an unknown, pending or disabled
-        account, and `ServiceUnavailableException` when too many wait to be hashed.
+        account, `TooManyRequestsException` after too many wrong ones, and `ServiceUnavailableException` when too many
+        wait to be hashed.
         """
         passwords = self.context.passwords
         async with self.context.recording(EventKind.LOG_IN) as event:
+            event.address = email
+            places = await self.context.limits.take_guess(email)
             owner = await self.uow.users.find_owner(email)
             event.user_id, event.address = (owner.id, None) if owner else (None, email)
             is_right = await passwords.verify(password, owner.hashed_password if owner else None)
@@ -47,6 +50,7 @@ class SessionService(Service):
             if not await self.uow.users.record_login(owner.id, seen_hash=owner.hashed_password, new_hash=new_hash):
                 raise InvalidCredentialsError
             session = await self._start_session(owner.id)
+            await self.context.limits.give_back(places)
             event.set_actor(owner.id)
             await self.context.commit(event)
         return self._pair(owner.id, session.id, session.generation, _ends_at(session))

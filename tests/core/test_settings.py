@@ -56,6 +56,9 @@ def test_the_readme_lists_every_setting() -> None:
         ("auth_hash_queue_size", 1),
         ("auth_activation_ttl_seconds", 0),
         ("auth_activation_url_template", "https://app.example.com/activate"),
+        ("rate_limit_requests_per_origin", "300"),
+        ("rate_limit_requests_per_origin", "0/1m"),
+        ("rate_limit_requests_per_origin", "300/1 minute"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused(name: str, value: object) -> None:

@@ -22,7 +22,7 @@ from src.db import AsyncDatabaseManager, BaseModel
 from src.db.connections import Connections
 from src.db.database import DatabaseSession
 from src.db.migrations import migrate
-from src.db.models import AuditEventModel, UserModel
+from src.db.models import AuditEventModel, UserModel, rate_limits
 
 DATABASES = ("sqlite", "postgresql")
 MANY_ROWS = 1_000
@@ -204,12 +204,12 @@ async def add_rows(database: AsyncDatabaseManager, *rows: BaseModel) -> None:
 async def read_tables(
     database: AsyncDatabaseManager, is_wanted: Callable[[Table], bool] = lambda _: True
 ) -> dict[str, Sequence[Row[Any]]]:
-    """All that is stored, by table, in the order of the ids."""
+    """All that is stored, by table, in the order of the ids; but for the rates, which hold keyed hashes and numbers."""
     async with database.session() as session:
         return {
             table.name: (await session.execute(table.select().order_by(table.c.id))).all()
             for table in BaseModel.metadata.sorted_tables
-            if is_wanted(table)
+            if is_wanted(table) and table is not rate_limits
         }
 
 

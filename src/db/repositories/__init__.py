@@ -3,6 +3,7 @@
 from src.db.repositories.audit_events import AuditEventRepository, EventFilter
 from src.db.repositories.base import BaseRepository
 from src.db.repositories.outbox import OutboxRepository
+from src.db.repositories.rate_limits import RateLimitRepository
 from src.db.repositories.service_clients import ServiceClientRepository
 from src.db.repositories.sessions import SessionRepository
 from src.db.repositories.user_tokens import EmailChange, UserTokenRepository
@@ -15,6 +16,7 @@ __all__ = [
     "EventFilter",
     "Order",
     "OutboxRepository",
+    "RateLimitRepository",
     "ServiceClientRepository",
     "SessionRepository",
     "UserFilter",

@@ -90,6 +90,16 @@ class SessionRepository(BaseRepository[SessionModel]):
         )
         return (await self._session.scalars(query)).all()
 
+    async def list_recent_addresses(self, email: str, *, since: datetime) -> Sequence[str | None]:
+        """Where the owner of an address had sessions, live or ended, that were used since then."""
+        query = (
+            select(SessionModel.client_address)
+            .join(UserModel, UserModel.id == SessionModel.user_id)
+            .where(UserModel.email == email, UserModel.activated_at.is_not(None), SessionModel.last_used_at > since)
+            .distinct()
+        )
+        return (await self._session.scalars(query)).all()
+
     async def revoke(self, session_id: UUID, *, user_id: UUID | None = None) -> bool:
         """End a session (of this user, if one is named); false if it had ended, or is not theirs."""
         owned = () if user_id is None else (SessionModel.user_id == user_id,)

@@ -1,0 +1,119 @@
+"""Rate limits: who asks or guesses too often is refused for a while, before any password is hashed.
+
+docs/decisions/0008 tells why the database counts, and behind which methods another store could.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from src.core.exceptions import TooManyRequestsException
+from src.core.kinds import EmailKind
+from src.core.limits import BlockedKeys, Place, Rate
+from src.core.origin import RequestOrigin
+from src.core.settings import Settings
+from src.db.base import utc_now
+from src.db.unit_of_work import UnitOfWork
+
+RECENT = timedelta(days=14)  # for so long after its last use, a session tells that its origin is its user's
+
+
+class RateLimiter:
+    """Places are taken in a transaction of their own, before the work that they allow: of many guesses at once, no more
+    come through than of as many in a row. Where none is left, each method raises `TooManyRequestsException`.
+    """
+
+    def __init__(
+        self,
+        uow: UnitOfWork,
+        settings: Settings,
+        *,
+        origin: RequestOrigin,
+        fingerprint: Callable[[str], str],
+        blocked: BlockedKeys,
+    ) -> None:
+        self._uow = uow
+        self._settings = settings
+        self._origin = origin.network
+        self._fingerprint = fingerprint
+        self._blocked = blocked
+
+    async def take_request(self) -> None:
+        """For a request of somebody who is not known."""
+        await self._take(self._request)
+
+    async def take_email(self, kind: EmailKind, address: str, *, is_anonymous: bool = True) -> None:
+        """For an email of this kind to an address, whether or not anybody has it."""
+        settings = self._settings
+        await self._take(
+            *([self._request] if is_anonymous else []),
+            self._place(settings.rate_limit_emails_per_address_and_origin, kind, address, self._origin),
+            self._place(settings.rate_limit_emails_per_address, kind, address),
+        )
+
+    async def take_guess(self, email: str, *, is_anonymous: bool = True) -> Sequence[Place]:
+        """For a guess at the password of an address, whether or not it has an account. The places are for `give_back`,
+        if the guess is right.
+
+        When all origins together guess too often, the owner still gets in from where they have a session: otherwise
+        anybody could lock them out.
+        """
+        settings, request = self._settings, [self._request] if is_anonymous else []
+        here = self._place(settings.rate_limit_failures_per_account_and_origin, "password", email, self._origin)
+        anywhere = self._place(settings.rate_limit_failures_per_account, "password", email)
+        self._refuse_blocked(here, *request)
+        refused = await self._attempt(here, anywhere, *request)
+        if refused == [anywhere] and await self._is_known_to(email):
+            return [here]
+        if refused:
+            await self._refuse(refused, block=here)
+        return [here, anywhere]
+
+    async def take_client_guess(self, client_id: str) -> Sequence[Place]:
+        """For a guess at the secret of a client. It is random, so that many who guess together do not matter."""
+        here = self._place(self._settings.rate_limit_failures_per_account_and_origin, "secret", client_id, self._origin)
+        await self._take(here, self._request)
+        return [here]
+
+    async def give_back(self, places: Sequence[Place]) -> None:
+        """In the transaction of what succeeded."""
+        if self._settings.rate_limit_enabled:
+            await self._uow.limits.give_back(places)
+
+    async def _take(self, *places: Place) -> None:
+        self._refuse_blocked(*places)
+        if refused := await self._attempt(*places):
+            await self._refuse(refused)
+
+    def _refuse_blocked(self, *places: Place) -> None:
+        """From memory: whoever goes on after a refusal costs no statement."""
+        for place in places:
+            if wait := self._blocked.seconds_left(place.key):
+                raise TooManyRequestsException.after(wait, place.rate)
+
+    async def _attempt(self, *places: Place) -> Sequence[Place]:
+        """Take the places that are free; those that are not."""
+        if not self._settings.rate_limit_enabled:
+            return []
+        taken = await self._uow.limits.take(places)
+        return [place for place in places if place.key not in taken]
+
+    async def _refuse(self, places: Sequence[Place], *, block: Place | None = None) -> None:
+        waits = await self._uow.limits.find_waits(places)
+        longest = max(places, key=lambda place: waits[place.key])
+        wait = waits[longest.key]
+        self._blocked.add((block or longest).key, wait)
+        is_first = await self._uow.limits.report(longest.key)
+        raise TooManyRequestsException.after(wait, longest.rate, is_first=is_first)
+
+    async def _is_known_to(self, email: str) -> bool:
+        """Whether the owner of the address had a session here lately."""
+        addresses = await self._uow.sessions.list_recent_addresses(email, since=utc_now() - RECENT)
+        return any(RequestOrigin(address).network == self._origin for address in addresses)
+
+    @property
+    def _request(self) -> Place:
+        return self._place(self._settings.rate_limit_requests_per_origin, "request", self._origin)
+
+    def _place(self, rate: Rate, *whose: str) -> Place:
+        return Place(UUID(self._fingerprint(" ".join(whose))[:32]), rate)
