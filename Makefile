@@ -1,6 +1,6 @@
 # `make run` and `make test` set up all that they need: Python 3.11 or newer, make and git are enough.
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow lint check migrate migration bench bench-compare image lock
+.PHONY: help install run test test-slow lint check migrate migration bench bench-compare check-timing image lock
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -44,9 +44,12 @@ migration: install ## Write a migration from the models: make migration m="add a
 	$(BIN)/alembic revision --autogenerate -m "$(m)"
 
 bench: install ## Measure what the documentation claims
-	@status=0; for benchmark in floors reads_while_hashing user_pages; do \
+	@status=0; for benchmark in floors reads_while_hashing user_pages abuse; do \
 		$(BIN)/python -m bench.$$benchmark || status=1; \
 	done; exit $$status
+
+check-timing: install ## Check that the time of an answer does not tell who has an account (BOUND=0.6, of an AUC)
+	$(BIN)/python -m bench.timing $(BOUND)
 
 bench-compare: install ## Compare the speed of two revisions: make bench-compare old=REV [new=REV]
 	$(BIN)/python -m bench.compare $(old) $(new)

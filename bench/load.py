@@ -96,7 +96,7 @@ async def _measure(service: Service, clients: Sequence[Client], status: int, sec
     cpu_before, start = service.cpu_seconds, time.perf_counter() + warm_up
     end = start + seconds
     async with asyncio.timeout(warm_up + seconds + GRACE_SECONDS):
-        answered = await asyncio.gather(*(_keep_asking(service.port, client, status, end) for client in clients))
+        answered = await asyncio.gather(*(keep_asking(service.port, client, status, end) for client in clients))
     latencies = sorted(latency for own in answered for at, latency in own if start < at <= end)
     cpu_seconds = (service.cpu_seconds - cpu_before) / sum(len(own) for own in answered)
     # Little's law: each client always has one request on its way. Unlike a count of answers it is exact even where few
@@ -104,10 +104,13 @@ async def _measure(service: Service, clients: Sequence[Client], status: int, sec
     return Round(len(clients) / statistics.fmean(latencies), latencies, cpu_seconds)
 
 
-async def _keep_asking(port: int, client: Client, status: int, end: float) -> list[tuple[float, float]]:
-    """When each answer came, and how long after the one before; until `end`."""
-    _, connection = await asyncio.get_running_loop().create_connection(_Connection, "127.0.0.1", port)
-    expected = b"HTTP/1.1 %d " % status
+async def keep_asking(
+    port: int, client: Client, status: int | None, end: float, *, source: str = "127.0.0.1"
+) -> list[tuple[float, float]]:
+    """When each answer came, and how long after the one before; until `end`. Without a `status`, any will do."""
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(_Connection, "127.0.0.1", port, local_addr=(source, 0))
+    expected = b"HTTP/1.1 " + (b"" if status is None else b"%d " % status)
     answered, message, sent_at = list[tuple[float, float]](), next(client), time.perf_counter()
     while sent_at <= end:
         head, body = await connection.ask(message)

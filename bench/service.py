@@ -85,6 +85,7 @@ def running_service(
         environment = {
             "APP_ENV": "test",
             "WEB_CONCURRENCY": "1",
+            "RATE_LIMIT_REQUESTS_PER_ORIGIN": "999999/1s",  # all that is asked here comes from one
             "DATABASE_URL": database_url,
             "DATABASE_AUTO_MIGRATE": "true",
             "JWT_KEYS_DIR": f"{folder}/keys",
