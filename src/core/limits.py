@@ -9,7 +9,7 @@ from uuid import UUID
 
 BLOCKED_KEYS = 10_000  # remembered by each process
 
-_FORM = re.compile(r"([1-9]\d{0,5})/([1-9]\d{0,4})([smhd])")
+_FORM = re.compile(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,4})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 
 
