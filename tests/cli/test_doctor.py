@@ -226,7 +226,7 @@ FINDINGS = [
     ("DATABASE_URL=sqlite:////dev/null/new/users.db", "database", "problem", "cannot be written"),
     ("DATABASE_URL=sqlite:///{here}", "database", "problem", "cannot be written (Is a directory)"),
     ("DATABASE_URL=postgresql://u:p@ss@h:port/d", "database", "problem", "percent-encode"),
-    ("JWT_KEYS_DIR=/proc/keys", "keys", "problem", "must be writable"),
+    ("JWT_KEYS_DIR=/proc/new", "keys", "problem", "must be writable"),
     ("SMTP_HOST=", "smtp", "warning", "Set SMTP_HOST and SMTP_FROM."),
     (f"{NOWHERE}127.0.0.1", "smtp", "problem", "refuses connections"),
     (f"{NOWHERE}mail.invalid", "smtp", "problem", "has a name that cannot be resolved"),
