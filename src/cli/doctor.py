@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from src.core.keys import Key, NoKeysError, load_keys, signer
 from src.core.settings import Settings, get_settings
 from src.db.base import utc_now
-from src.db.connections import CONNECT_TIMEOUT_SECONDS
+from src.db.connections import CONNECT_TIMEOUT_SECONDS, sqlite_path
 from src.db.database import AsyncDatabaseManager
 from src.db.migrations import find_revision, head, is_current
 from src.db.models import UserModel
@@ -149,7 +149,7 @@ async def check_database(settings: Settings) -> Sequence[Finding]:
 
 
 def _path(database: AsyncDatabaseManager) -> Path:
-    return Path((database.url.database or "").removeprefix("file:"))  # which SQLite takes, too
+    return sqlite_path(database.url.database or "")
 
 
 def _no_database(text: str, advice: str) -> Finding:
