@@ -33,6 +33,16 @@ def make_settings(**overrides: Any) -> Settings:
     return Settings(**values)
 
 
+def make_production_settings(**overrides: Any) -> Settings:
+    """Settings that production does not refuse."""
+    values: dict[str, Any] = {
+        "app_env": "production",
+        "auth_bcrypt_rounds": 10,
+        "server_public_url": "https://accounts.example.com",
+    }
+    return make_settings(**values | overrides)
+
+
 _remembered_settings = lru_cache(make_settings)  # they are frozen; reading the environment anew takes milliseconds
 
 
