@@ -1,5 +1,6 @@
 """The use cases as the command line has them. Whoever runs it is the operator; what is refused ends a command."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -7,6 +8,7 @@ from src.cli.output import fail, in_database
 from src.core.exceptions import AppException
 from src.core.settings import get_settings
 from src.db.database import AsyncDatabaseManager
+from src.db.migrations import is_current
 from src.db.unit_of_work import open_unit_of_work
 from src.services import Context, Runtime
 
@@ -20,15 +22,41 @@ def with_context(work: Callable[[Context], Awaitable[Result]]) -> Result:
     service or worker sends them.
     """
 
-    async def run(database: AsyncDatabaseManager) -> Result:
-        runtime = Runtime.from_settings(get_settings())
-        async with open_unit_of_work(database) as uow:
-            return await work(Context.new(runtime, uow, email=runtime.email))
-
     try:
-        return in_database(run)
+        return in_database(lambda database: _in_context(database, work))
     except AppException as refusal:
         fail(_sentence(refusal))
+
+
+def with_context_if_ready(work: Callable[[Context], Awaitable[object]]) -> bool:
+    """Do the work on the database of DATABASE_URL if that is ready, and tell whether it was done. No file is made and
+    nothing is migrated."""
+    return asyncio.run(_in_context_if_ready(work))
+
+
+async def _in_context_if_ready(work: Callable[[Context], Awaitable[object]]) -> bool:
+    try:
+        database = AsyncDatabaseManager(get_settings().database_url)
+    except ValueError:
+        return False
+    if database.is_sqlite and not database.files:
+        return False
+    try:
+        async with database.session() as session:
+            if not await is_current(session):
+                return False
+        await _in_context(database, work)
+    except Exception:  # noqa: BLE001 - a driver may raise anything when it is given a wrong URL, and quote it
+        return False
+    finally:
+        await database.disconnect()
+    return True
+
+
+async def _in_context(database: AsyncDatabaseManager, work: Callable[[Context], Awaitable[Result]]) -> Result:
+    runtime = Runtime.from_settings(get_settings())
+    async with open_unit_of_work(database) as uow:
+        return await work(Context.new(runtime, uow, email=runtime.email))
 
 
 def _sentence(refusal: AppException) -> str:

@@ -20,7 +20,7 @@ from src.core.tokens import TokenSigner
 from src.db import AsyncDatabaseManager
 from src.db.unit_of_work import open_unit_of_work
 from src.email import Message
-from src.services import AccountService, ClientService, Context, Runtime
+from src.services import AccountService, ClientService, Context, KeyService, Runtime
 from src.services.outbox import Dispatcher
 from tests.support.databases import ReusingDatabase
 
@@ -205,6 +205,13 @@ async def accounts_of(service: Service) -> AsyncGenerator[AccountService, None]:
     """What the command line does about accounts: `async with accounts_of(service) as accounts`."""
     async with operators_context(service) as context:
         yield AccountService(context)
+
+
+@asynccontextmanager
+async def keys_of(service: Service) -> AsyncGenerator[KeyService, None]:
+    """What the command line records of keys: `async with keys_of(service) as keys`."""
+    async with operators_context(service) as context:
+        yield KeyService(context)
 
 
 @asynccontextmanager
