@@ -8,7 +8,6 @@ from src.cli.output import fail, in_database
 from src.core.exceptions import AppException
 from src.core.settings import get_settings
 from src.db.database import AsyncDatabaseManager
-from src.db.migrations import is_current
 from src.db.unit_of_work import open_unit_of_work
 from src.services import Context, Runtime
 
@@ -42,9 +41,6 @@ async def _in_context_if_ready(work: Callable[[Context], Awaitable[object]]) -> 
     if database.is_sqlite and not database.files:
         return False
     try:
-        async with database.session() as session:
-            if not await is_current(session):
-                return False
         await _in_context(database, work)
     except Exception:  # noqa: BLE001 - a driver may raise anything when it is given a wrong URL, and quote it
         return False
