@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from src.core.keys import rotate
 from tests.support.processes import run_service
 from tests.support.steps import PASSWORD, token_of
 
@@ -113,12 +114,65 @@ def test_a_database_in_memory_is_refused(tmp_path: Path) -> None:
         assert "Traceback" not in service.log
 
 
+@pytest.fixture
+def production(tmp_path: Path) -> dict[str, str]:
+    """A production that starts."""
+    rotate(tmp_path / "keys", "ES256")
+    return {
+        "APP_ENV": "production",
+        "AUTH_BCRYPT_ROUNDS": "10",
+        "SERVER_PUBLIC_URL": "https://accounts.example.com",
+        "DATABASE_URL": f"sqlite:///{tmp_path}/users.db",
+        "JWT_KEYS_DIR": f"{tmp_path}/keys",
+        "SMTP_HOST": "127.0.0.1",
+        "SMTP_FROM": "accounts@example.com",
+    }
+
+
 @pytest.mark.slow
-def test_production_without_smtp_stops_the_start_with_one_clear_sentence(tmp_path: Path) -> None:
-    with run_service(tmp_path, APP_ENV="production") as service:
+def test_production_starts_where_nothing_is_unsafe(production: dict[str, str], tmp_path: Path) -> None:
+    for _ in range(2):
+        with run_service(tmp_path, **production) as service:
+            service.wait_until_ready()
+
+
+@pytest.mark.slow
+def test_production_without_smtp_stops_the_start_with_one_clear_sentence(
+    production: dict[str, str], tmp_path: Path
+) -> None:
+    assert_refused(tmp_path, production | {"SMTP_HOST": ""}, "SMTP is not configured, so links would be handed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["users.db", "users.db-wal", "keys/*.pem", "keys/*.secret"])
+def test_production_refuses_a_file_of_secrets_that_everyone_may_open(
+    production: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    for suffix in ("", "-wal"):
+        (tmp_path / f"users.db{suffix}").touch(0o600)
+    [path] = tmp_path.glob(name)
+    path.chmod(0o604)
+
+    assert_refused(tmp_path, production, f"Everyone on this machine may open {path}: chmod 600 {path}.")
+
+
+@pytest.mark.slow
+def test_production_looks_at_the_file_behind_a_link_as_kubernetes_mounts_it(
+    production: dict[str, str], tmp_path: Path
+) -> None:
+    [path] = (tmp_path / "keys").glob("*.pem")
+    target = path.rename(tmp_path / "mounted")
+    target.chmod(0o644)
+    path.symlink_to(target)
+
+    assert_refused(tmp_path, production, f"may open {path}: chmod 600 {target}, or defaultMode: 0400 for a secret of")
+
+
+def assert_refused(folder: Path, environment: dict[str, str], sentence: str) -> None:
+    with run_service(folder, **environment) as service:
         assert service.process.wait(20) != 0
 
-        assert "SMTP is not configured, so links would be handed to whoever asks" in service.log
+        assert sentence in service.log
         assert "Traceback" not in service.log
 
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from inspect import isawaitable
+from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
@@ -14,7 +15,9 @@ from src.api.dependencies import db, get_email_utils, runtime_of
 from src.api.errors import document
 from src.api.middleware import BodyLimitMiddleware, DropQuery, RequestMiddleware, StartupChecks, StartupRefused
 from src.api.routers import accounts, audit_events, credentials, health, sessions, users, well_known
+from src.api.routers.well_known import DOCS_PATH
 from src.core.exceptions import AppException, ServiceUnavailableException
+from src.core.files import how_to_close, who_else_may_open
 from src.core.keys import KeyRing, NoKeysError
 from src.core.settings import Settings, get_settings
 from src.db.migrations import DatabaseNotReadyError, prepare
@@ -51,16 +54,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     The database is DATABASE_URL's, whatever `settings` say: to move an application, override `db.session_dependency`.
     """
+    settings = settings or get_settings()
     app = FastAPI(
         title="User and auth service",
         description=DESCRIPTION,
         version="0.1.0",
         openapi_tags=TAGS,
         lifespan=_lifespan,
+        docs_url=DOCS_PATH if settings.has_api_docs else None,
+        redoc_url="/redoc" if settings.has_api_docs else None,
         redirect_slashes=False,  # the redirect would be built from the request's Host header
         responses=document(AppException, ServiceUnavailableException),
     )
-    app.state.runtime = Runtime.from_settings(settings or get_settings())
+    app.state.runtime = Runtime.from_settings(settings)
     app.add_middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(RequestMiddleware)
     app.add_middleware(StartupChecks, check=lambda: _check_start(app))
@@ -68,7 +74,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # In the order in which they are asked most: a path is tried against one route after the other.
     for module in (users, sessions, credentials, accounts, well_known, health, audit_events, pages):
         app.include_router(module.router)
-    app.add_api_route("/", _home, include_in_schema=False)
+    if settings.has_api_docs:
+        app.add_api_route("/", _home, include_in_schema=False)
     logging.getLogger("uvicorn.access").addFilter(_drop_query)
     logging.getLogger("uvicorn.asgi").setLevel(logging.WARNING)  # at its level "trace" it prints queries, and so tokens
     return app
@@ -78,7 +85,7 @@ _drop_query = DropQuery()
 
 
 async def _home() -> RedirectResponse:
-    return RedirectResponse("/docs")
+    return RedirectResponse(DOCS_PATH)
 
 
 async def _check_start(app: FastAPI) -> None:
@@ -89,6 +96,8 @@ async def _check_start(app: FastAPI) -> None:
     runtime = runtime_of(app)
     _check_email(runtime.settings, await _wired_email(app))
     _check_keys(runtime.signer.keys, runtime.settings)
+    if runtime.settings.is_production:
+        _check_files(db.files)
     try:
         await prepare(db, auto_migrate=runtime.settings.database_auto_migrate)
     except DatabaseNotReadyError as refusal:
@@ -149,16 +158,26 @@ def _check_email(settings: Settings, email: SendsEmail | None) -> None:
     )
 
 
-def _check_keys(keys: KeyRing, settings: Settings) -> None:
+def _check_keys(ring: KeyRing, settings: Settings) -> None:
     try:
-        generated = [key.path for key in (*keys.access_keys, *keys.refresh_keys) if key.is_generated]
-    except (NoKeysError, OSError, ValueError) as error:
+        keys = [*ring.access_keys, *ring.refresh_keys]
+    except (NoKeysError, OSError) as error:
         raise StartupRefused(f"The keys that sign tokens cannot be read: {error}") from None
-    if settings.is_production and generated:
+    if not settings.is_production:
+        return
+    generated = [key.path for key in keys if key.is_generated]
+    if generated:
         raise StartupRefused(
             f"{generated[0]} was made up for development: make keys with `python -m src keys rotate` in a folder of "
             "their own, and point JWT_KEYS_DIR to it."
         )
+    _check_files([key.path for key in keys])
+
+
+def _check_files(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if who_else_may_open(path) == "Everyone":
+            raise StartupRefused(f"Everyone on this machine may open {path}: {how_to_close(path)}.")
 
 
 app = create_app()

@@ -1,6 +1,7 @@
 """The command line: `python -m src --help`. Each group of commands is a module of its own."""
 
 import asyncio
+import os
 from dataclasses import asdict
 from typing import Annotated
 
@@ -30,6 +31,8 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Processes; the default is WEB_CONCURRENCY, or 1.")] = None,
 ) -> None:
     """Start the service."""
+    if workers:
+        os.environ["WEB_CONCURRENCY"] = str(workers)  # by which each worker knows its share of the processors
     uvicorn.run("src.api.app:app", host=host, port=port, workers=workers)
 
 

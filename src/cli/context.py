@@ -1,5 +1,6 @@
 """The use cases as the command line has them. Whoever runs it is the operator; what is refused ends a command."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -20,15 +21,38 @@ def with_context(work: Callable[[Context], Awaitable[Result]]) -> Result:
     service or worker sends them.
     """
 
-    async def run(database: AsyncDatabaseManager) -> Result:
-        runtime = Runtime.from_settings(get_settings())
-        async with open_unit_of_work(database) as uow:
-            return await work(Context.new(runtime, uow, email=runtime.email))
-
     try:
-        return in_database(run)
+        return in_database(lambda database: _in_context(database, work))
     except AppException as refusal:
         fail(_sentence(refusal))
+
+
+def with_context_if_ready(work: Callable[[Context], Awaitable[object]]) -> bool:
+    """Do the work on the database of DATABASE_URL if that is ready, and tell whether it was done. No file is made and
+    nothing is migrated."""
+    return asyncio.run(_in_context_if_ready(work))
+
+
+async def _in_context_if_ready(work: Callable[[Context], Awaitable[object]]) -> bool:
+    try:
+        database = AsyncDatabaseManager(get_settings().database_url)
+    except ValueError:
+        return False
+    if database.is_sqlite and not database.files:
+        return False
+    try:
+        await _in_context(database, work)
+    except Exception:  # noqa: BLE001 - a driver may raise anything when it is given a wrong URL, and quote it
+        return False
+    finally:
+        await database.disconnect()
+    return True
+
+
+async def _in_context(database: AsyncDatabaseManager, work: Callable[[Context], Awaitable[Result]]) -> Result:
+    runtime = Runtime.from_settings(get_settings())
+    async with open_unit_of_work(database) as uow:
+        return await work(Context.new(runtime, uow, email=runtime.email))
 
 
 def _sentence(refusal: AppException) -> str:

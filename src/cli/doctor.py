@@ -5,8 +5,7 @@ A check never raises. What it finds is a value, with no secret in it; what it co
 
 import asyncio
 import ssl
-import stat
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,10 +19,11 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from src.core.files import how_to_close, who_else_may_open
 from src.core.keys import Key, NoKeysError, load_keys, signer
 from src.core.settings import Settings, get_settings
 from src.db.base import utc_now
-from src.db.connections import CONNECT_TIMEOUT_SECONDS
+from src.db.connections import CONNECT_TIMEOUT_SECONDS, sqlite_path
 from src.db.database import AsyncDatabaseManager
 from src.db.migrations import find_revision, head, is_current
 from src.db.models import UserModel
@@ -32,7 +32,6 @@ from src.email import EmailUtils
 from src.services.outbox import STUCK_AFTER
 
 SMTP_SECONDS = 10
-LEAST_BCRYPT_ROUNDS = 10  # OWASP's password storage cheat sheet
 CLOCK_WARNING = timedelta(seconds=5)
 CLOCK_PROBLEM = timedelta(seconds=60)
 
@@ -106,11 +105,6 @@ def _find_doubts(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "AUTH_RETURN_TOKEN_IN_RESPONSE hands links to whoever asks.", refused
     if settings.auth_auto_activate:
         yield "AUTH_AUTO_ACTIVATE lets people claim addresses unproven.", refused
-    if settings.is_production and settings.server_public_url.startswith("http://"):
-        yield "SERVER_PUBLIC_URL is http://, so links and passwords travel in clear.", "Make it the https:// address."
-    if settings.is_production and settings.auth_bcrypt_rounds < LEAST_BCRYPT_ROUNDS:
-        text = f"AUTH_BCRYPT_ROUNDS={settings.auth_bcrypt_rounds} makes stolen hashes cheap to guess."
-        yield text, f"Use {LEAST_BCRYPT_ROUNDS} at least; 12 is the default."
 
 
 # --- database ---
@@ -145,11 +139,12 @@ async def check_database(settings: Settings) -> Sequence[Finding]:
         await database.disconnect()
     # Not the whole URL: a password may be in its query as well.
     kind = "SQLite" if database.is_sqlite else "PostgreSQL"
-    return [Finding("database", "ok", f"{kind} answers: {database.url.database}.")]
+    answers = Finding("database", "ok", f"{kind} answers: {database.url.database}.")
+    return [answers, *_check_modes("database", database.files)]
 
 
 def _path(database: AsyncDatabaseManager) -> Path:
-    return Path((database.url.database or "").removeprefix("file:"))  # which SQLite takes, too
+    return sqlite_path(database.url.database or "")
 
 
 def _no_database(text: str, advice: str) -> Finding:
@@ -219,6 +214,7 @@ async def check_keys(settings: Settings) -> Sequence[Finding]:
     return [
         Finding("keys", "ok", _signing_summary("Access", signing)),
         Finding("keys", "ok", _signing_summary("Refresh", refresh)),
+        Finding("keys", "ok", _sharing_summary([*access, *refresh], settings)),
         *_check_key_files([*access, *refresh], settings),
     ]
 
@@ -243,6 +239,11 @@ def _signing_summary(kind: str, keys: Sequence[Key]) -> str:
     return f"{kind} tokens are signed by {signs.id}, {_age(signs)}{follow}."
 
 
+def _sharing_summary(keys: Sequence[Key], settings: Settings) -> str:
+    ids = ", ".join(key.id for key in keys)
+    return f"Replicas share them by one folder, {settings.jwt_keys_dir}: doctor must show these on each: {ids}."
+
+
 def _age(key: Key) -> str:
     if not key.created_at.timestamp():
         return "whose name does not tell its age"
@@ -252,14 +253,17 @@ def _age(key: Key) -> str:
 
 def _check_key_files(keys: Sequence[Key], settings: Settings) -> Iterator[Finding]:
     for key in keys:
-        mode = stat.S_IMODE(key.path.stat().st_mode)
         if settings.is_production and key.is_generated:
             advice = "Make keys with `python -m src keys rotate` in a folder of their own, and set JWT_KEYS_DIR to it."
             yield Finding("keys", "problem", f"{key.path} was made up for development.", advice)
-        if mode & 0o066:
-            status: Status = "problem" if mode & 0o006 else "warning"
-            who = "Everyone" if mode & 0o006 else "A group"
-            yield Finding("keys", status, f"{who} on this machine may open {key.path}.", f"chmod 600 {key.path}")
+    yield from _check_modes("keys", [key.path for key in keys])
+
+
+def _check_modes(check: str, paths: Iterable[Path]) -> Iterator[Finding]:
+    for path in paths:
+        if who := who_else_may_open(path):
+            status: Status = "problem" if who == "Everyone" else "warning"
+            yield Finding(check, status, f"{who} on this machine may open {path}.", f"{how_to_close(path)}.")
 
 
 # --- email ---

@@ -8,9 +8,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from src.cli.context import with_context_if_ready
 from src.cli.output import AsJson, fail, print_json
 from src.core.keys import Key, NoKeysError, load_keys, needed_until, rotate, signer
 from src.core.settings import Settings, get_settings
+from src.db.models import EventKind
+from src.services import KeyService
 
 app = typer.Typer(help="The keys that sign tokens.", no_args_is_help=True)
 
@@ -38,9 +41,10 @@ def rotate_keys(*, as_json: AsJson = False) -> None:
     """
     settings = get_settings()
     try:
-        rotate(settings.jwt_keys_dir, settings.jwt_algorithm)
+        access, refresh = rotate(settings.jwt_keys_dir, settings.jwt_algorithm)
     except OSError as error:
         fail(f"The new keys cannot be written: {error}")
+    _record(EventKind.KEY_ROTATION, access.id, refresh.id)
     list_keys(as_json=as_json)
 
 
@@ -61,9 +65,22 @@ def retire_key(
                 if not force:
                     _refuse_while_needed(key, group)
                 key.path.unlink()
-                typer.echo(f"Retired {key.id}: running workers forget it within seconds.")
+                typer.echo(f"Retired {key.id}: {_effect_on_workers(settings)}.")
+                _record(EventKind.KEY_RETIREMENT, key.id)
                 return
     fail(f"There is no key {key_id} in {settings.jwt_keys_dir}: see `python -m src keys list`.")
+
+
+def _effect_on_workers(settings: Settings) -> str:
+    if all(group.signing for group in _key_groups(settings)):
+        return "running workers forget it within seconds"
+    return "running workers keep it until there is another to sign with; run `python -m src keys rotate`"
+
+
+def _record(kind: Literal[EventKind.KEY_ROTATION, EventKind.KEY_RETIREMENT], *key_ids: str) -> None:
+    """Keys are made before there is a database, and retired in a hurry: neither waits for the audit trail."""
+    if not with_context_if_ready(lambda context: KeyService(context).record(kind, *key_ids)):
+        typer.echo("This is not in the audit trail: the database does not answer, or is not migrated.", err=True)
 
 
 @dataclass(frozen=True, slots=True)

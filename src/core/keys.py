@@ -77,7 +77,9 @@ class Key:
 class KeyRing:
     """The keys of a folder, read again when files come or go.
 
-    With `may_generate`, keys that are missing are made once, by whichever worker is first. Without, `NoKeysError`.
+    Keys that were read once are kept while the folder is away, cannot be read, or has none to sign with: it may be
+    mounted anew, or a file be half written. `NoKeysError` or `OSError` is raised only as long as none has been read.
+    With `may_generate`, keys that are missing then are made once, by whichever worker is first.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class KeyRing:
         self._access: Sequence[Key] = ()
         self._refresh: Sequence[Key] = ()
         self._checked_until = 0.0
+        self._trouble = ""  # why the folder could not be read lately, as the log knows it
 
     @property
     def access_keys(self) -> Sequence[Key]:
@@ -118,34 +121,47 @@ class KeyRing:
         """Read the folder again if files have come or gone; checked every `reload_seconds` at most."""
         if time.monotonic() < self._checked_until:
             return
-        files = _list_files(self._folder)
-        if files != self._files:
-            self._load(files)
-        self._checked_until = time.monotonic() + self._reload_seconds
-
-    def _load(self, files: Sequence[Path]) -> None:
         try:
-            access, refresh = load_keys(self._folder)
+            self._load_if_changed()
         except (NoKeysError, OSError) as error:
             if not self._access:
                 raise
-            # It may still be on its way here. The keys we know go on working, and the next reload tries again.
-            log.warning("The keys stay as they are: %s", error)
-            return
-        self._access, self._refresh = access, refresh
-        if not (refresh and any(key.algorithm == self._algorithm for key in access)):
-            self._generate()
-        self._files = files
+            self._keep(str(error))
+        self._checked_until = time.monotonic() + self._reload_seconds
 
-    def _generate(self) -> None:
-        if not self._may_generate:
+    def _load_if_changed(self) -> None:
+        files = _list_files(self._folder)
+        if files == self._files:
+            return
+        access, refresh = load_keys(self._folder)
+        if not self._can_sign(access, refresh):
+            access, refresh = self._generate(access, refresh)
+        self._access, self._refresh, self._files = access, refresh, files
+        if self._trouble:
+            log.warning("The keys in %s can be read again", self._folder)
+        self._trouble = ""
+
+    def _keep(self, trouble: str) -> None:
+        if trouble != self._trouble:  # once, rather than at each look
+            log.warning("The keys that were read before go on working: %s", trouble)
+        self._trouble = trouble
+        self._files = None  # what comes back under the same names may be other keys
+
+    def _can_sign(self, access: Sequence[Key], refresh: Sequence[Key]) -> bool:
+        return bool(refresh) and any(key.algorithm == self._algorithm for key in access)
+
+    def _generate(self, access: Sequence[Key], refresh: Sequence[Key]) -> tuple[Sequence[Key], Sequence[Key]]:
+        """Make what is missing, but never beside keys that were read: their folder is away, and will be back."""
+        if not self._may_generate or self._access:
             raise NoKeysError(
-                f"There is no {self._algorithm} key to sign with in {self._folder} (JWT_KEYS_DIR): "
-                "make one with `python -m src keys rotate`."
+                f"There is no {self._algorithm} key, or no secret, to sign with in {self._folder} (JWT_KEYS_DIR): "
+                "make both with `python -m src keys rotate`."
             )
-        _write_once(self._folder / f"{_GENERATED}-{self._algorithm.lower()}.pem", _new_pem(self._algorithm))
-        _write_once(self._folder / f"{_GENERATED}.secret", _new_secret())
-        self._access, self._refresh = load_keys(self._folder)
+        if not any(key.algorithm == self._algorithm for key in access):
+            _write_once(self._folder / f"{_GENERATED}-{self._algorithm.lower()}.pem", _new_pem(self._algorithm))
+        if not refresh:
+            _write_once(self._folder / f"{_GENERATED}.secret", _new_secret())
+        return load_keys(self._folder)
 
 
 def signer(keys: Sequence[Key]) -> Key:
@@ -163,7 +179,7 @@ def needed_until(key: Key, signing: Sequence[Key], token_lifetime: timedelta) ->
 def load_keys(folder: Path) -> tuple[Sequence[Key], Sequence[Key]]:
     """The access keys (`*.pem`) and the refresh secrets (`*.secret`) of a folder, each oldest first.
 
-    Raises `NoKeysError` for a file that holds none.
+    Raises `NoKeysError` for a file that holds none, `OSError` for what cannot be read.
     """
     files = _list_files(folder)
     access = [_load_private(path) for path in files if path.suffix == ".pem"]
@@ -185,7 +201,10 @@ def _age(key: Key) -> tuple[datetime, str]:
 
 
 def _list_files(folder: Path) -> Sequence[Path]:
-    return sorted(path for path in folder.glob("*") if path.suffix in (".pem", ".secret"))
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix in (".pem", ".secret"))
+    except FileNotFoundError:  # before the first keys are made
+        return []
 
 
 def _created_at(path: Path) -> datetime:
@@ -193,7 +212,10 @@ def _created_at(path: Path) -> datetime:
     match = _CREATED.search(path.stem)
     if match is None:
         return datetime.fromtimestamp(0, UTC)
-    return datetime.strptime(match[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    try:
+        return datetime.strptime(match[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        raise NoKeysError(f"{path} has a date in its name that does not exist.") from None
 
 
 def _load_private(path: Path) -> Key:

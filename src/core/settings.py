@@ -4,6 +4,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, HttpUrl, PlainValidator, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -11,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from src.core.limits import Rate
 
 DAY = 24 * 60 * 60
+LEAST_BCRYPT_ROUNDS = 10  # OWASP's password storage cheat sheet
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -41,6 +43,13 @@ def default_hash_threads(cores: int, workers: str) -> int:
 def _public_url(url: str) -> str:
     TypeAdapter(HttpUrl).validate_python(url)
     return url.rstrip("/")
+
+
+def _is_public(url: str) -> bool:
+    """Whether people elsewhere can follow a link there, and nobody on the way can read it."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return parts.scheme == "https" and host not in _LOOPBACK and not host.startswith("127.")
 
 
 def _database_url(url: str) -> str:
@@ -134,11 +143,17 @@ class Settings(BaseSettings):
     rate_limit_emails_per_address: RateSetting = Rate.parse("50/1h")
 
     users_public_profiles: bool = True
+    api_docs: bool | None = None  # None: on but in production
     audit_retention_seconds: int = Field(default=365 * DAY, gt=0)
 
     @property
     def is_production(self) -> bool:
         return self.app_env == "production"
+
+    @property
+    def has_api_docs(self) -> bool:
+        """Whether the interactive documentation is served: pages that load scripts from elsewhere."""
+        return not self.is_production if self.api_docs is None else self.api_docs
 
     @property
     def issuer(self) -> str:
@@ -163,6 +178,11 @@ class Settings(BaseSettings):
             raise ValueError("SMTP_TLS=none sends links in clear: use starttls or implicit in production")
         if self.is_production and self.auth_auto_activate:
             raise ValueError("AUTH_AUTO_ACTIVATE lets people claim addresses unproven: unset it in production")
+        if self.is_production and not _is_public(self.server_public_url):
+            raise ValueError("SERVER_PUBLIC_URL is no https:// address that people can reach: set it in production")
+        if self.is_production and self.auth_bcrypt_rounds < LEAST_BCRYPT_ROUNDS:
+            least = f"use {LEAST_BCRYPT_ROUNDS} at least in production"
+            raise ValueError(f"AUTH_BCRYPT_ROUNDS is so low that stolen hashes are cheap to guess: {least}")
         return self
 
 

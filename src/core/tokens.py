@@ -5,6 +5,7 @@ None can be taken for another: they differ in `typ`, in keys, and in the tables 
 
 import hashlib
 import hmac
+import logging
 import secrets
 import time
 from collections import OrderedDict
@@ -25,6 +26,9 @@ ACCESS_TOKEN_TYPE = "at+jwt"  # RFC 9068, section 2.1
 REFRESH_TOKEN_TYPE = "rt+jwt"
 
 VERIFIED_TOKENS = 2048  # remembered by each process, at about 1 KiB each
+UNKNOWN_KEY_SECONDS = 60
+
+log = logging.getLogger(__name__)
 
 
 def new_token() -> str:
@@ -77,6 +81,25 @@ class VerifiedTokens:
             self._verified.popitem(last=False)
 
 
+class UnknownKeyWarning:
+    """Tells in the log that a token names a key that is not here: without a word, people seem to be logged out without
+    a cause. Once in a while only, since anybody can send such tokens, and without the token's own words."""
+
+    def __init__(self, every_seconds: float = UNKNOWN_KEY_SECONDS) -> None:
+        self._every_seconds = every_seconds
+        self._silent_until = 0.0
+
+    def give(self) -> None:
+        if time.monotonic() < self._silent_until:
+            return
+        self._silent_until = time.monotonic() + self._every_seconds
+        log.warning(
+            "A token was refused because this process does not have its key. Probably another replica with other keys "
+            "signed it, or its key was retired early: all replicas must have the same files in JWT_KEYS_DIR. Compare "
+            "what `python -m src keys list` shows on each."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class TokenSigner:
     """Signs and reads the JWTs of sessions (RFC 9068, and RFC 8725 for what is refused)."""
@@ -86,6 +109,7 @@ class TokenSigner:
     audience: str
     access_lifetime: timedelta
     _verified: VerifiedTokens = field(default_factory=VerifiedTokens, repr=False)
+    _unknown_key: UnknownKeyWarning = field(default_factory=UnknownKeyWarning, repr=False)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -117,6 +141,7 @@ class TokenSigner:
             keys,
             ACCESS_TOKEN_TYPE,
             InvalidAccessTokenError,
+            self._unknown_key,
             issuer=self.issuer,
             audience=self.audience,
             options={"require": ["iss", "aud", "sub", "iat", "exp", "jti"], "verify_iat": False},
@@ -134,7 +159,7 @@ class TokenSigner:
 
     def read_refresh(self, token: str) -> RefreshClaims:
         """Raises `InvalidRefreshTokenError`."""
-        claims = _read(token, self.keys.refresh_keys, REFRESH_TOKEN_TYPE, InvalidRefreshTokenError)
+        claims = _read(token, self.keys.refresh_keys, REFRESH_TOKEN_TYPE, InvalidRefreshTokenError, self._unknown_key)
         return RefreshClaims(UUID(claims["sid"]), claims["gen"])
 
     def fingerprint(self, text: str) -> str:
@@ -172,7 +197,12 @@ def _sign(claims: dict[str, Any], key: Key, token_type: str) -> str:
 
 
 def _read(
-    token: str, keys: Sequence[Key], token_type: str, refusal: type[UnauthorizedException], **checks: Any
+    token: str,
+    keys: Sequence[Key],
+    token_type: str,
+    refusal: type[UnauthorizedException],
+    unknown_key: UnknownKeyWarning,
+    **checks: Any,
 ) -> dict[str, Any]:
     """The claims of a token that one of these keys has signed.
 
@@ -188,7 +218,12 @@ def _read(
     except (jwt.InvalidTokenError, ValueError):
         refuse()
     key = next((key for key in keys if key.id == header.get("kid")), None)
-    if key is None or header != {"typ": token_type, "kid": key.id, "alg": key.algorithm}:
+    if key is None:
+        names = {"typ": token_type, "kid": header.get("kid")}
+        if any(header == names | {"alg": each.algorithm} for each in keys):
+            unknown_key.give()
+        refuse()
+    if header != {"typ": token_type, "kid": key.id, "alg": key.algorithm}:
         refuse()
     try:
         return jwt.decode(token, key.verifying, algorithms=[key.algorithm], **checks)

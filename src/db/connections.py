@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import URL, Connection, Dialect, Engine, Executable, FrozenResult, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -25,6 +28,7 @@ SQLITE_THREADS = 8  # at most: more than one, so that a long search does not kee
 
 Result = TypeVar("Result")
 
+_MAKES_NO_FILE = re.compile(r"^file::memory:|[?&]mode=(?!rwc)")  # URIs of SQLite
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
 
 
@@ -45,6 +49,11 @@ def is_in_memory(url: URL) -> bool:
     """Whether it names an SQLite database that has no file, and lives in one connection."""
     has_no_file = url.database in (None, "", ":memory:") or url.query.get("mode") == "memory"
     return url.get_backend_name() == "sqlite" and has_no_file
+
+
+def sqlite_path(database: str) -> Path:
+    """Where the file of an SQLite database is, by the name that SQLite gets, which may be a URI."""
+    return Path(unquote(urlsplit(database).path) if database.startswith("file:") else database)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,14 +189,19 @@ def _connect_or_operational_error(
 
 
 def _check_file(database: str) -> None:
-    """Make the folder, and open the file once without the async driver: its thread would survive a failed attempt, and
-    complain under a traceback when it finds the event loop closed."""
-    if database == ":memory:" or database.startswith("file:"):
+    """Make the file, and open it once without the async driver: its thread would survive a failed attempt, and complain
+    under a traceback when it finds the event loop closed."""
+    if database == ":memory:" or _MAKES_NO_FILE.search(database):
         return
     import sqlite3  # loaded only where it is used
 
-    Path(database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds hashes
-    sqlite3.connect(database).close()
+    path = sqlite_path(database).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # It holds hashes. SQLite would let everyone read it, and gives the files beside it the mode of this one.
+    with suppress(FileExistsError):
+        path.touch(mode=0o600, exist_ok=False)
+    if not database.startswith("file:"):
+        sqlite3.connect(database).close()
 
 
 def _create_sqlite_engine(url: URL, *, pool_size: int, echo: bool) -> AsyncEngine:

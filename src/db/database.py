@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Executable, FrozenResult, MetaData, UpdateBase, text
@@ -12,7 +13,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from src.db.base import BaseModel
-from src.db.connections import CONNECT_TIMEOUT_SECONDS, DEFAULT_POOL_SIZE, Connections, is_in_memory, normalize_url
+from src.db.connections import (
+    CONNECT_TIMEOUT_SECONDS,
+    DEFAULT_POOL_SIZE,
+    Connections,
+    is_in_memory,
+    normalize_url,
+    sqlite_path,
+)
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +71,15 @@ class AsyncDatabaseManager:
     def is_in_memory(self) -> bool:
         """Whether all sessions share one connection, and so one transaction: good for one request at a time."""
         return is_in_memory(self.url)
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """What an SQLite database consists of and is there: its file, and the two that SQLite puts beside it."""
+        if not self.is_sqlite or self.is_in_memory:
+            return ()
+        path = sqlite_path(self.url.database or "")
+        beside = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+        return [file for file in (path, *beside) if file.exists()]
 
     @property
     def connections(self) -> "Connections":

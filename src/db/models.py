@@ -174,6 +174,8 @@ class EventKind(StrEnum):
     CLIENT_ROTATION = "client_rotation"
     CLIENT_REVOCATION = "client_revocation"
     CLIENT_TOKEN = "client_token"
+    KEY_ROTATION = "key_rotation"
+    KEY_RETIREMENT = "key_retirement"
 
 
 class EventOutcome(StrEnum):
@@ -203,7 +205,9 @@ class AuditEventModel(BaseModel):
     actor_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"), index=True)
     client_id: Mapped[UUID | None] = mapped_column(ForeignKey("service_clients.id"))  # or on which service
     address_hash: Mapped[str | None] = mapped_column(String(64))  # keyed, of a typed address that nobody owns
-    changes: Mapped[str | None] = mapped_column(String(100))  # of an update: which fields, and what rights they give
+    changes: Mapped[str | None] = mapped_column(
+        String(100)
+    )  # which fields an update changed and what rights it gave, or which keys
     origin: Mapped[str | None] = mapped_column(String(45))  # the address of the client, or "command line"
 
 

@@ -4,6 +4,7 @@ from src.services.accounts import AccountService
 from src.services.clients import ClientService
 from src.services.context import Context, Runtime
 from src.services.credentials import CredentialService
+from src.services.keys import KeyService
 from src.services.sessions import SessionService
 from src.services.users import UserService
 
@@ -12,6 +13,7 @@ __all__ = [
     "ClientService",
     "Context",
     "CredentialService",
+    "KeyService",
     "Runtime",
     "SessionService",
     "UserService",

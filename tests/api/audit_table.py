@@ -19,7 +19,7 @@ from src.services.clients import ClientSecret
 from src.services.imports import import_people
 from tests.support.databases import execute
 from tests.support.factories import add_users, expire_links
-from tests.support.service import MailingService, Service, accounts_of, clients_of
+from tests.support.service import MailingService, Service, accounts_of, clients_of, keys_of
 from tests.support.steps import (
     PASSWORD,
     LoggedIn,
@@ -603,6 +603,16 @@ async def an_administrator_made_by_command_of_an_owned_address(stage: Stage) -> 
 async def an_import(stage: Stage) -> Action:
     line = json.dumps({"email": stage.address(), "hashed_password": HASH, "is_admin": True}).encode()
     return import_people(stage.service.database, BytesIO(line), report=lambda *_: None)
+
+
+@leaves(EventKind.KEY_ROTATION, changes="an-access-key a-secret", origin="command line")
+async def a_rotation_of_keys(stage: Stage) -> Action:
+    return by_command(keys_of(stage.service), lambda it: it.record(EventKind.KEY_ROTATION, "an-access-key", "a-secret"))
+
+
+@leaves(EventKind.KEY_RETIREMENT, changes="an-access-key", origin="command line")
+async def a_retirement_of_a_key(stage: Stage) -> Action:
+    return by_command(keys_of(stage.service), lambda it: it.record(EventKind.KEY_RETIREMENT, "an-access-key"))
 
 
 @leaves(EventKind.CLIENT_CREATION, client="reports", origin="command line")

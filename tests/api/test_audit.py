@@ -103,7 +103,11 @@ def test_every_kind_is_shown_done_and_refused_where_it_can_be() -> None:
     assert set(EventKind) - {line.event.kind for line in TABLE if line.event.reason is None} == {
         EventKind.REFRESH_REPLAY
     }
-    assert set(EventKind) - {line.event.kind for line in TABLE if line.event.reason} == {EventKind.USER_IMPORT}
+    assert set(EventKind) - {line.event.kind for line in TABLE if line.event.reason} == {
+        EventKind.USER_IMPORT,
+        EventKind.KEY_ROTATION,
+        EventKind.KEY_RETIREMENT,
+    }
 
 
 SECRET_OR_PERSONAL = (

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from src.core.keys import SIGNS_AFTER, load_keys, rotate
 from src.core.kinds import TokenPurpose
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
-from src.db.migrations import head, is_current
-from src.db.models import SessionModel, UserModel, UserTokenModel
+from src.db.migrations import find_revision, head, is_current
+from src.db.models import AuditEventModel, SessionModel, UserModel, UserTokenModel
+from tests.support.databases import connected
 from tests.support.factories import DAY, make_session
 from tests.support.keys import rotate_ago
 from tests.support.processes import ROOT, Running, run
@@ -153,6 +155,20 @@ def test_serve_starts_the_service_on_the_port_it_is_told_and_stops_when_told(tmp
 
     assert len(key_ids(tmp_path / "keys")) == 2
     assert "Application shutdown complete" in (tmp_path / "log").read_text()
+
+
+def test_serve_tells_each_worker_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share the processors by it (AUTH_HASH_THREADS)."""
+    told = []
+    monkeypatch.setattr("uvicorn.run", lambda *_, **__: told.append(os.environ.get("WEB_CONCURRENCY")))
+    for before, arguments in ((None, ["--workers", "3"]), ("2", ["--workers", "3"]), ("2", [])):
+        monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
+        if before:
+            monkeypatch.setenv("WEB_CONCURRENCY", before)
+
+        run("serve", *arguments)
+
+    assert told == ["3", "3", "2"]
 
 
 class TestRotate:
@@ -337,6 +353,90 @@ class TestRetire:
         assert f"There is no key {key_id} in {tmp_path}" in result.stderr
         assert "keys list" in result.stderr
         assert key_ids(tmp_path) == set(before)
+
+
+@dataclass
+class Recorded:
+    kind: str
+    outcome: str
+    origin: str | None
+    changes: str | None
+
+
+async def read_events(url: str) -> list[Recorded]:
+    async with connected(url) as database, database.session() as session:
+        events = await session.scalars(select(AuditEventModel).order_by(AuditEventModel.id))
+        return [Recorded(event.kind, event.outcome, event.origin, event.changes) for event in events]
+
+
+class TestTheAuditTrail:
+    async def test_a_rotation_leaves_an_event_with_the_ids(self, database_url: str, tmp_path: Path) -> None:
+        result = await asyncio.to_thread(run_keys, tmp_path, "rotate", DATABASE_URL=database_url)
+
+        [access], [refresh] = load_keys(tmp_path)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert await read_events(database_url) == [
+            Recorded("key_rotation", "success", "command line", f"{access.id} {refresh.id}")
+        ]
+
+    async def test_a_retirement_leaves_an_event_with_the_id(self, database_url: str, tmp_path: Path) -> None:
+        key_id, _ = rotate_ago(tmp_path, DAY)
+
+        result = await asyncio.to_thread(run_keys, tmp_path, "retire", key_id, "--force", DATABASE_URL=database_url)
+
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert await read_events(database_url) == [Recorded("key_retirement", "success", "command line", key_id)]
+
+    async def test_a_retirement_that_is_refused_leaves_none(self, database_url: str, tmp_path: Path) -> None:
+        key_id, _ = rotate_ago(tmp_path, DAY)
+
+        result = await asyncio.to_thread(run_keys, tmp_path, "retire", key_id, DATABASE_URL=database_url)
+
+        assert result.exit_code == 1
+        assert await read_events(database_url) == []
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "sqlite:///{here}/users.db",
+            "sqlite://",
+            "postgresql://nobody:canary@127.0.0.1:1/nothing",
+            "postgresql://nobody:canary@127.0.0.1:port/nothing",
+            "postgresql://nobody@127.0.0.1:1/nothing?canary=canary",
+        ],
+    )
+    def test_keys_need_no_database_but_it_is_told_that_the_trail_lacks_them(self, tmp_path: Path, url: str) -> None:
+        url = url.format(here=tmp_path)
+        rotated = run_keys(tmp_path / "keys", "rotate", DATABASE_URL=url)
+        [key_id, _] = key_ids(tmp_path / "keys")
+        retired = run_keys(tmp_path / "keys", "retire", key_id, "--force", DATABASE_URL=url)
+
+        for result in (rotated, retired):
+            assert result.exit_code == 0
+            assert result.stderr.startswith("This is not in the audit trail: ")
+            assert len(result.stderr.splitlines()) == 1
+            assert "canary" not in result.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["keys"]
+
+    async def test_a_database_without_tables_is_left_so(self, empty_url: str, tmp_path: Path) -> None:
+        async with connected(empty_url) as database:
+            await database.connect()
+
+        result = await asyncio.to_thread(run_keys, tmp_path / "keys", "rotate", DATABASE_URL=empty_url)
+
+        assert result.exit_code == 0
+        assert result.stderr.startswith("This is not in the audit trail: ")
+        async with connected(empty_url) as database, database.session() as session:
+            assert await find_revision(session) is None
+
+
+def test_who_retires_the_last_key_is_told_that_running_workers_keep_it(tmp_path: Path) -> None:
+    access, _ = rotate_ago(tmp_path, DAY)
+
+    result = run_keys(tmp_path, "retire", access, "--force")
+
+    assert "running workers keep it until there is another to sign with" in result.stdout
+    assert "python -m src keys rotate" in result.stdout
 
 
 def test_after_a_leak_the_new_key_signs_at_once(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from threading import Thread
+from unittest.mock import ANY
 
 import pytest
 from sqlalchemy import text
@@ -155,12 +156,14 @@ class TestReport:
         assert set(examined.findings[0]) == {"check", "status", "text", "advice"}
 
     async def test_people_read_a_line_for_each_finding(self, production: dict[str, str]) -> None:
-        result = await asyncio.to_thread(run, "doctor", **production | {"SERVER_PUBLIC_URL": "http://example.com"})
+        environment = production | {"APP_ENV": "development", "AUTH_AUTO_ACTIVATE": "true"}
+
+        result = await asyncio.to_thread(run, "doctor", **environment)
 
         lines = result.stdout.splitlines()
-        assert lines[0] == "ok       settings  They work, for APP_ENV=production."
-        assert lines[1].startswith("warning  settings  SERVER_PUBLIC_URL is http://")
-        assert lines[1].endswith("Make it the https:// address.")
+        assert lines[0] == "ok       settings  They work, for APP_ENV=development."
+        assert lines[1].startswith("warning  settings  AUTH_AUTO_ACTIVATE lets people claim")
+        assert lines[1].endswith("unset it there.")
         assert result.exit_code == 0
 
     def test_a_problem_is_told_by_the_exit_code_to_people_as_well(self) -> None:
@@ -226,7 +229,7 @@ FINDINGS = [
     ("DATABASE_URL=sqlite:////dev/null/new/users.db", "database", "problem", "cannot be written"),
     ("DATABASE_URL=sqlite:///{here}", "database", "problem", "cannot be written (Is a directory)"),
     ("DATABASE_URL=postgresql://u:p@ss@h:port/d", "database", "problem", "percent-encode"),
-    ("JWT_KEYS_DIR=/proc/keys", "keys", "problem", "must be writable"),
+    ("JWT_KEYS_DIR=/proc/new", "keys", "problem", "must be writable"),
     ("SMTP_HOST=", "smtp", "warning", "Set SMTP_HOST and SMTP_FROM."),
     (f"{NOWHERE}127.0.0.1", "smtp", "problem", "refuses connections"),
     (f"{NOWHERE}mail.invalid", "smtp", "problem", "has a name that cannot be resolved"),
@@ -270,15 +273,14 @@ class TestSettings:
         ("name", "value"), [("SERVER_PUBLIC_URL", "http://accounts.example.com"), ("AUTH_BCRYPT_ROUNDS", "9")]
     )
     @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-    async def test_what_is_unwise_in_production_is_a_warning_there_alone(
+    async def test_what_is_unsafe_in_production_is_a_problem_there_alone(
         self, production: dict[str, str], name: str, value: str
     ) -> None:
         there = await examine_async(**production | {name: value})
         elsewhere = await examine_async(**production | {name: value, "APP_ENV": "development"})
 
-        there.assert_worst_of("settings", "warning", name)
+        there.assert_worst_of("settings", "problem", name)
         assert [status for status, _ in elsewhere.of("settings")] == ["ok"]
-        assert there.exit_code == 0
 
 
 class TestDatabase:
@@ -295,6 +297,18 @@ class TestDatabase:
 
         examine(DATABASE_URL=f"sqlite:///{path}").assert_worst_of("database", "problem", "file is not a database")
         assert Path(path).read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+    @pytest.mark.parametrize(("mode", "status"), [(0o644, "problem"), (0o640, "warning")])
+    @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+    async def test_a_file_that_others_may_open_is_told(
+        self, production: dict[str, str], database_url: str, mode: int, status: str
+    ) -> None:
+        path = database_url.removeprefix("sqlite:///")
+        os.chmod(path, mode)  # noqa: PTH101 - in a moment, and nothing else runs
+
+        examined = await examine_async(**production)
+
+        examined.assert_worst_of("database", status, f"may open {path}. chmod 600 {path}.")
 
     def test_a_server_that_is_away_is_a_problem_and_what_needs_it_is_not_checked(self, keys: Path) -> None:
         examined = examine(DATABASE_URL="postgresql://nobody@127.0.0.1:1/nothing", JWT_KEYS_DIR=str(keys))
@@ -397,7 +411,17 @@ class TestKeys:
         assert examine(JWT_KEYS_DIR=str(tmp_path)).of("keys") == [
             ("ok", f"Access tokens are signed by {access}, 12 days old. "),
             ("ok", f"Refresh tokens are signed by {refresh}, 12 days old. "),
+            ANY,
         ]
+
+    def test_it_shows_the_ids_that_every_replica_must_show(self, tmp_path: Path) -> None:
+        old, new = (rotate_ago(tmp_path, days * DAY) for days in (30, 12))
+
+        status, told = examine(JWT_KEYS_DIR=str(tmp_path)).of("keys")[-1]
+
+        assert status == "ok"
+        assert f"one folder, {tmp_path}" in told
+        assert f"on each: {old[0]}, {new[0]}, {old[1]}, {new[1]}." in told
 
     def test_one_that_will_sign_is_well(self, keys: Path) -> None:
         new, _ = rotate(keys, "ES256")
@@ -466,8 +490,16 @@ class TestKeys:
 
         found = examine(JWT_KEYS_DIR=str(keys)).worst_of("keys")
 
-        assert found == (status, f"{who} on this machine may open {path}. chmod 600 {path}")
+        assert found == (status, f"{who} on this machine may open {path}. chmod 600 {path}.")
         assert stat.S_IMODE(path.stat().st_mode) == mode
+
+    def test_a_file_that_kubernetes_mounts_is_told_with_its_setting(self, keys: Path, tmp_path: Path) -> None:
+        [path] = keys.glob("*.pem")
+        target = path.rename(tmp_path / "mounted")
+        target.chmod(0o644)
+        path.symlink_to(target)
+
+        examine(JWT_KEYS_DIR=str(keys)).assert_worst_of("keys", "problem", str(path), "defaultMode: 0400")
 
     @pytest.mark.parametrize("name", ["broken.pem", "broken-20269999T999999Z.secret"])
     def test_a_file_that_is_no_key_is_a_problem_and_the_clock_is_not_compared_with_it(

@@ -132,6 +132,24 @@ class TestGeneration:
         with pytest.raises(NoKeysError, match="EdDSA"):
             make_ring(tmp_path, "EdDSA", may_generate=False).access_signer()
 
+    def test_where_only_the_secret_is_missing_only_that_is_made(self, tmp_path: Path) -> None:
+        access, refresh = rotate(tmp_path, "ES256")
+        refresh.path.unlink()
+
+        ring = make_ring(tmp_path)
+
+        assert published(ring) == [access.id]
+        assert ring.refresh_signer().is_generated
+
+    def test_a_development_that_starts_with_another_algorithm_makes_its_own_key(self, tmp_path: Path) -> None:
+        access, refresh = rotate(tmp_path, "ES256")
+
+        ring = make_ring(tmp_path, "EdDSA")
+
+        assert ring.access_signer().algorithm == "EdDSA"
+        assert access.id in published(ring)
+        assert [key.id for key in ring.refresh_keys] == [refresh.id]
+
     def test_keys_that_people_made_are_not_added_to(self, tmp_path: Path) -> None:
         access, refresh = rotate(tmp_path, "ES256")
 
@@ -222,17 +240,33 @@ class TestRotation:
 
         assert published(ring) == before
 
-    def test_the_last_key_that_goes_is_not_remembered(self, tmp_path: Path) -> None:
-        keys = rotate(tmp_path, "ES256")
+    def test_the_last_key_that_goes_is_kept_until_there_is_another_to_sign_with(self, tmp_path: Path) -> None:
+        last = rotate(tmp_path, "ES256")
         ring = make_ring(tmp_path, may_generate=False)
         ring.jwks()
 
-        for key in keys:
+        for key in last:
+            key.path.unlink()
+        kept = all_ids(ring)
+        following = rotate(tmp_path, "ES256")
+
+        assert kept == tuple(key.id for key in last)
+        assert all_ids(ring) == tuple(key.id for key in following)
+
+    def test_a_retired_key_is_forgotten_by_the_first_look_that_finds_the_folder(self, tmp_path: Path) -> None:
+        folder, away = tmp_path / "keys", tmp_path / "away"
+        rotate_ago(folder, 2 * DAY)
+        new, new_secret = rotate_ago(folder, DAY)
+        ring = make_ring(folder, may_generate=False)
+        retired = ring.access_keys[0], ring.refresh_keys[0]
+
+        folder.rename(away)
+        ring.jwks()
+        away.rename(folder)
+        for key in retired:
             key.path.unlink()
 
-        for _ in range(2):
-            with pytest.raises(NoKeysError):
-                ring.jwks()
+        assert all_ids(ring) == (new, new_secret)
 
 
 class TestNeededUntil:

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from src.core.settings import Settings, container_quota, default_hash_threads, get_settings, usable_cores
-from tests.support.service import make_settings
+from tests.support.service import make_production_settings, make_settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,7 +72,31 @@ def test_production_refuses_what_is_unsafe(flag: str) -> None:
 
     make_settings(app_env="development", **values)
     with pytest.raises(ValidationError, match=flag.upper()):
-        make_settings(app_env="production", **values)
+        make_production_settings(**values)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://accounts.example.com",
+        "http://localhost:8000",
+        "https://localhost",
+        "https://LOCALHOST",
+        "https://127.0.0.1",
+        "https://127.1.2.3:8443",
+        "https://[::1]:8000",
+    ],
+)
+def test_production_needs_a_public_url_that_others_reach_over_tls(url: str) -> None:
+    make_settings(server_public_url=url)
+    with pytest.raises(ValidationError, match=r"SERVER_PUBLIC_URL is no https:// address .* set it"):
+        make_production_settings(server_public_url=url)
+
+
+def test_production_needs_hashes_that_cost_something() -> None:
+    make_production_settings(auth_bcrypt_rounds=10)
+    with pytest.raises(ValidationError, match=r"AUTH_BCRYPT_ROUNDS .* use 10 at least"):
+        make_production_settings(auth_bcrypt_rounds=9)
 
 
 def test_wrong_settings_end_the_process_with_a_line_for_each_and_no_value(monkeypatch: pytest.MonkeyPatch) -> None:

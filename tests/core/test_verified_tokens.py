@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from src.core.exceptions import InvalidAccessTokenError
-from src.core.keys import KeyRing
+from src.core.keys import KeyRing, rotate
 from src.core.tokens import AccessClaims, TokenSigner, VerifiedTokens
 
 
@@ -46,8 +46,9 @@ def test_a_token_is_refused_once_its_key_is_retired(signer: TokenSigner) -> None
     token = signer.sign_access(uuid4(), uuid4())
     signer.read_access(token)
 
-    for key in signer.keys.access_keys:
-        key.path.unlink()
+    [old] = signer.keys.access_keys
+    rotate(old.path.parent, "ES256")
+    old.path.unlink()
 
     with pytest.raises(InvalidAccessTokenError):
         signer.read_access(token)

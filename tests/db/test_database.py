@@ -1,5 +1,7 @@
 import asyncio
 import sqlite3
+import stat
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from uuid import uuid4
@@ -13,6 +15,7 @@ from src.db import AsyncDatabaseManager
 from src.db.connections import normalize_url
 from src.db.models import UserModel, UserTokenModel
 from src.db.repositories import UserRepository
+from tests.support.databases import connected
 
 
 class TestUrls:
@@ -202,3 +205,49 @@ async def test_ids_sort_by_age(database: AsyncDatabaseManager) -> None:
 
     assert ids == sorted(ids)
     assert {id_.version for id_ in ids} == {7}
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def modes_in(folder: Path) -> dict[str, int]:
+    return {path.name: mode(path) for path in folder.rglob("*") if path.is_file()}
+
+
+class TestFilesOfSQLite:
+    @pytest.mark.parametrize(
+        "name",
+        ["users.db", "new/users.db", "file:{folder}/users.db?uri=true", "file:{folder}/users.db?mode=rwc&uri=true"],
+    )
+    async def test_nobody_else_may_open_the_file_nor_those_beside_it(self, tmp_path: Path, name: str) -> None:
+        is_uri = name.startswith("file:")
+        url = f"sqlite:///{name.format(folder=tmp_path) if is_uri else tmp_path / name}"
+        async with connected(url) as database, database.session() as session:
+            await session.execute(text("CREATE TABLE t (id INTEGER)"))
+            await session.commit()
+
+            assert modes_in(tmp_path) == {"users.db": 0o600, "users.db-wal": 0o600, "users.db-shm": 0o600}
+
+    async def test_a_link_to_a_file_that_is_not_there_yet_makes_it_so_too(self, tmp_path: Path) -> None:
+        (tmp_path / "link.db").symlink_to(tmp_path / "target.db")
+        async with connected(f"sqlite:///{tmp_path}/link.db") as database:
+            await database.connect()
+
+        assert mode(tmp_path / "target.db") == 0o600
+
+    async def test_the_mode_of_a_file_that_is_there_is_left_to_its_owner(self, tmp_path: Path) -> None:
+        path = tmp_path / "users.db"
+        path.touch(0o640)
+        async with connected(f"sqlite:///{path}") as database:
+            await database.connect()
+
+        assert mode(path) == 0o640
+
+    @pytest.mark.parametrize("how", ["ro", "rw", "memory"])
+    async def test_no_file_is_made_where_the_url_asks_for_none(self, tmp_path: Path, how: str) -> None:
+        async with connected(f"sqlite:///file:{tmp_path}/users.db?mode={how}&uri=true") as database:
+            with suppress(OperationalError):
+                await database.connect()
+
+        assert modes_in(tmp_path) == {}

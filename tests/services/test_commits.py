@@ -2,10 +2,10 @@ import inspect
 
 import pytest
 
-from src.services import AccountService, ClientService, CredentialService, SessionService, UserService
+from src.services import AccountService, ClientService, CredentialService, KeyService, SessionService, UserService
 from src.services.context import Service
 
-SERVICES = (AccountService, ClientService, CredentialService, SessionService, UserService)
+SERVICES = (AccountService, ClientService, CredentialService, KeyService, SessionService, UserService)
 METHODS = [
     (service, name, method)
     for service in SERVICES

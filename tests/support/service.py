@@ -20,7 +20,7 @@ from src.core.tokens import TokenSigner
 from src.db import AsyncDatabaseManager
 from src.db.unit_of_work import open_unit_of_work
 from src.email import Message
-from src.services import AccountService, ClientService, Context, Runtime
+from src.services import AccountService, ClientService, Context, KeyService, Runtime
 from src.services.outbox import Dispatcher
 from tests.support.databases import ReusingDatabase
 
@@ -31,6 +31,16 @@ def make_settings(**overrides: Any) -> Settings:
     values: dict[str, Any] = {"app_env": "test", "auth_bcrypt_rounds": 4} | overrides
     assert values.keys() <= Settings.model_fields.keys()
     return Settings(**values)
+
+
+def make_production_settings(**overrides: Any) -> Settings:
+    """Settings that production does not refuse."""
+    values: dict[str, Any] = {
+        "app_env": "production",
+        "auth_bcrypt_rounds": 10,
+        "server_public_url": "https://accounts.example.com",
+    }
+    return make_settings(**values | overrides)
 
 
 _remembered_settings = lru_cache(make_settings)  # they are frozen; reading the environment anew takes milliseconds
@@ -195,6 +205,13 @@ async def accounts_of(service: Service) -> AsyncGenerator[AccountService, None]:
     """What the command line does about accounts: `async with accounts_of(service) as accounts`."""
     async with operators_context(service) as context:
         yield AccountService(context)
+
+
+@asynccontextmanager
+async def keys_of(service: Service) -> AsyncGenerator[KeyService, None]:
+    """What the command line records of keys: `async with keys_of(service) as keys`."""
+    async with operators_context(service) as context:
+        yield KeyService(context)
 
 
 @asynccontextmanager

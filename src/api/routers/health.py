@@ -5,10 +5,11 @@ import logging
 
 from fastapi import APIRouter
 
-from src.api.dependencies import SessionDep
+from src.api.dependencies import RuntimeDep, SessionDep
 from src.api.errors import document
 from src.api.schemas.service import Health, Readiness
 from src.core.exceptions import ServiceUnavailableException
+from src.core.keys import KeyRing, NoKeysError
 from src.db.base import utc_now
 from src.db.migrations import is_current
 from src.db.repositories import OutboxRepository
@@ -28,11 +29,13 @@ async def live() -> Health:
 
 
 @router.get("/ready", responses=document(ServiceUnavailableException, defines_schema=True))
-async def ready(session: SessionDep) -> Readiness:
-    """Whether requests can be served: the database answers and its tables are those that this version needs.
+async def ready(session: SessionDep, runtime: RuntimeDep) -> Readiness:
+    """Whether requests can be served: there are keys to sign tokens with, the database answers, and its tables are
+    those that this version needs.
 
     Emails that are stuck are reported, but do not make the service unready: no request waits for it.
     """
+    _check_keys(runtime.signer.keys)
     try:
         async with asyncio.timeout(READY_TIMEOUT_SECONDS):
             if not await is_current(session):
@@ -43,3 +46,12 @@ async def ready(session: SessionDep) -> Readiness:
     if stuck:
         log.warning("%d emails are stuck: see `python -m src outbox list`", stuck)
     return Readiness(mail="stuck" if stuck else "ok")
+
+
+def _check_keys(keys: KeyRing) -> None:
+    try:
+        keys.reload_if_changed()
+    except (NoKeysError, OSError):  # their texts name a folder, which is nobody's business here
+        raise ServiceUnavailableException(
+            "There are no keys to sign tokens with: see `python -m src doctor`."
+        ) from None

@@ -9,6 +9,7 @@ from src.core.keys import JWKS_MAX_AGE
 
 router = APIRouter(prefix="/.well-known", tags=["Discovery"])
 
+DOCS_PATH = "/docs"
 CACHE_CONTROL = f"public, max-age={JWKS_MAX_AGE.seconds}"
 
 
@@ -19,7 +20,7 @@ async def read_jwks(response: Response, runtime: RuntimeDep) -> JsonWebKeySet:
     return JsonWebKeySet.model_validate(runtime.signer.keys.jwks())
 
 
-@router.get("/oauth-authorization-server")
+@router.get("/oauth-authorization-server", response_model_exclude_none=True)
 async def read_metadata(response: Response, runtime: RuntimeDep) -> AuthorizationServer:
     """Where everything is (RFC 8414)."""
     response.headers["Cache-Control"] = CACHE_CONTROL
@@ -29,7 +30,7 @@ async def read_metadata(response: Response, runtime: RuntimeDep) -> Authorizatio
         issuer=settings.issuer,
         token_endpoint=f"{base}/auth/token",
         jwks_uri=f"{base}/.well-known/jwks.json",
-        service_documentation=f"{base}/docs",
+        service_documentation=f"{base}{DOCS_PATH}" if settings.has_api_docs else None,
         response_types_supported=[],
         grant_types_supported=["password", "client_credentials"],
         token_endpoint_auth_methods_supported=["none", "client_secret_basic", "client_secret_post"],

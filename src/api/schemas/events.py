@@ -45,7 +45,10 @@ class OwnEvent(BaseModel):
     kind: Annotated[str, Field(examples=["log_in"])]
     outcome: Annotated[str, Field(description="`success` or `failure`.", examples=["success"])]
     reason: Annotated[str | None, Field(description="Of a failure: the code that the caller was told.")]
-    changes: Annotated[str | None, Field(description="Of an update: what was changed.", examples=["is_active=false"])]
+    changes: Annotated[
+        str | None,
+        Field(description="Of an update: what was changed; of keys: their ids.", examples=["is_active=false"]),
+    ]
     origin: Annotated[
         str | None,
         Field(description="Where it came from, unless somebody else did it.", examples=["203.0.113.7"]),

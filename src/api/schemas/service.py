@@ -15,7 +15,7 @@ class AuthorizationServer(BaseModel):
     issuer: str
     token_endpoint: str
     jwks_uri: str
-    service_documentation: str
+    service_documentation: str | None = None  # left out where API_DOCS is off
     response_types_supported: list[str]
     grant_types_supported: list[str]
     token_endpoint_auth_methods_supported: list[str]
