@@ -128,14 +128,15 @@ class UserRepository(BaseRepository[UserModel]):
         return await self._session.scalar(statement) is not None
 
     async def record_login(self, user_id: UUID, *, seen_hash: str, new_hash: str) -> bool:
-        """Record a log-in whose password was verified against `seen_hash`, and upgrade that hash.
+        """Record a log-in whose password was verified against `seen_hash`, and upgrade that hash. Neither is a change
+        of the user, so `updated_at` stays.
 
         False if the password has changed, or the account has been disabled or deleted, while it was verified.
         """
         statement = (
             update(UserModel)
             .where(UserModel.id == user_id, UserModel.hashed_password == seen_hash, UserModel.is_active)
-            .values(last_login_at=utc_now(), hashed_password=new_hash)
+            .values(last_login_at=utc_now(), hashed_password=new_hash, updated_at=UserModel.updated_at)
         )
         return await self._count_changed(statement) == 1
 
