@@ -153,6 +153,7 @@ class EventKind(StrEnum):
 
     SIGN_UP = "sign_up"
     ACTIVATION = "activation"
+    ACTIVATION_RESEND = "activation_resend"
     LOG_IN = "log_in"
     LOG_OUT = "log_out"
     REFRESH_REPLAY = "refresh_replay"

@@ -1,8 +1,9 @@
 """What every use case works with, put together once for requests, the command line and tests."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from src.core.tokens import TokenSigner
 from src.db.models import EventKind
 from src.db.unit_of_work import UnitOfWork
 from src.email import EmailUtils, SendsEmail
-from src.services.audit import Audit, AuditEvent
+from src.services.audit import AnonymousFailures, Audit, AuditEvent
 from src.services.outbox import Outbox
 
 
@@ -32,6 +33,7 @@ class Runtime:
     signer: TokenSigner
     email: SendsEmail | None  # None where SMTP is not configured
     wake_dispatcher: Callable[[], None] = no_dispatcher
+    anonymous_failures: AnonymousFailures = field(default_factory=Counter)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -73,7 +75,12 @@ class Context:
             PasswordHasher(runtime.hash_pool, settings.auth_bcrypt_rounds, is_disconnected),
             runtime.signer,
             origin,
-            Audit(uow, origin=origin.address, fingerprint=runtime.signer.fingerprint),
+            Audit(
+                uow,
+                origin=origin.address,
+                fingerprint=runtime.signer.fingerprint,
+                anonymous_failures=runtime.anonymous_failures,
+            ),
             Outbox(
                 uow,
                 is_wired=email is not None,
@@ -100,9 +107,9 @@ class Context:
         await self.uow.commit()
         self.outbox.wake()
 
-    async def notify(self, kind: EmailKind, *, to: str, user_id: UUID | None, **content: str | None) -> None:
-        """Queue an email that says where the request came from."""
-        await self.outbox.queue(kind, to=to, user_id=user_id, where=self.origin.address, **content)
+    async def notify(self, kind: EmailKind, *, to: str, user_id: UUID | None, **content: str | None) -> bool:
+        """Queue an email that says where the request came from; false if one that waits will do."""
+        return await self.outbox.queue(kind, to=to, user_id=user_id, where=self.origin.address, **content)
 
 
 class Service:
