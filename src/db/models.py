@@ -175,6 +175,7 @@ class EventKind(StrEnum):
     CLIENT_ROTATION = "client_rotation"
     CLIENT_REVOCATION = "client_revocation"
     CLIENT_TOKEN = "client_token"
+    ACCESS_REFUSAL = "access_refusal"
 
 
 class EventOutcome(StrEnum):

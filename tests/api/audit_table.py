@@ -703,3 +703,24 @@ async def a_token_for_what_cannot_be_a_service(stage: Stage) -> Action:
 @leaves(EventKind.CLIENT_TOKEN, "INVALID_SCOPE", client="reports")
 async def a_token_for_more_than_a_service_may(stage: Stage) -> Action:
     return post_client_credentials(stage.service, await stage.client("users:read"), scope="users:write")
+
+
+@leaves(EventKind.ACCESS_REFUSAL, "FORBIDDEN", by="eve")
+async def a_look_at_all_users_by_somebody_who_may_not(stage: Stage) -> Action:
+    return stage.ask("GET", "/api/users", who=await stage.account("eve"))
+
+
+@leaves(EventKind.ACCESS_REFUSAL, "FORBIDDEN", by="eve")
+async def a_look_at_somebodys_sessions_by_somebody_who_may_not(stage: Stage) -> Action:
+    path = f"/api/users/{(await stage.account()).user_id}/sessions"
+    return stage.ask("GET", path, who=await stage.account("eve"))
+
+
+@leaves(EventKind.ACCESS_REFUSAL, "FORBIDDEN", by="eve")
+async def a_look_at_the_audit_trail_by_somebody_who_may_not(stage: Stage) -> Action:
+    return stage.ask("GET", "/api/audit-events", who=await stage.account("eve"))
+
+
+@leaves(EventKind.ACCESS_REFUSAL, "INSUFFICIENT_SCOPE", client="reports")
+async def a_look_at_the_audit_trail_by_a_service_without_the_scope(stage: Stage) -> Action:
+    return stage.ask("GET", "/api/audit-events", headers=await stage.service_with("users:read"))

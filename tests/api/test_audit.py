@@ -127,7 +127,7 @@ def test_every_kind_is_shown_done_and_refused_where_it_can_be() -> None:
     done = {line.event.kind for line in TABLE if line.event.reason is None}
     refused = {line.event.kind for line in TABLE if line.event.reason} | {kind for _, kind, _ in COUNTED}
 
-    assert set(EventKind) - done == {EventKind.REFRESH_REPLAY}
+    assert set(EventKind) - done == {EventKind.REFRESH_REPLAY, EventKind.ACCESS_REFUSAL}
     assert set(EventKind) - refused == {EventKind.USER_IMPORT, EventKind.ACTIVATION_RESEND}
 
 
