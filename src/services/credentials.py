@@ -162,7 +162,7 @@ class CredentialService(Service):
             await self.uow.users.lock_addresses(caller.email, and_user=caller.user_id, and_admins=True)
             await self._reauthorize(caller, verified_hash)
             user = await self.uow.users.get_by_id(caller.user_id)
-            await erase_account(self.uow, user)
+            await erase_account(self.context, caller, user)
             await self.context.notify(EmailKind.ACCOUNT_DELETED, to=user.email, user_id=None)
             await self.context.commit(event)
 

@@ -33,8 +33,11 @@ from tests.support.steps import (
     create_account,
     create_admin,
     create_client,
+    delete_user,
+    leave,
     log_in,
     log_out,
+    patch_user,
     post_log_in,
     post_sign_up,
     refusal,
@@ -605,3 +608,71 @@ async def test_a_log_out_from_a_session_that_has_ended_leaves_no_event(
 
     assert response.status_code == 204
     assert await events_since(database, newest) == []
+
+
+class TestAnInvitationOfAnAdministrator:
+    """Whoever sent it may have lost the right to: it makes no administrator any more."""
+
+    @pytest.fixture
+    async def root(self, service: Service) -> LoggedIn:
+        return await create_admin(service, "root@example.com")
+
+    @pytest.fixture
+    async def boss(self, service: Service, root: LoggedIn) -> LoggedIn:
+        for name, is_admin in (("ana", True), ("bob", True), ("eve", False)):
+            body = {"email": f"{name}@example.com", "is_admin": is_admin}
+            await service.client.post("/api/users", json=body, headers=root.bearer)
+        return await create_admin(service, "boss@example.com")
+
+    @pytest.mark.parametrize(
+        ("changes", "summary"),
+        [({"is_admin": False}, "is_admin=false"), ({"is_active": False}, "is_active=false")],
+        ids=["demoted", "disabled"],
+    )
+    async def test_that_an_update_of_one_changes_leaves_an_event_of_its_own(
+        self,
+        service: Service,
+        database: AsyncDatabaseManager,
+        root: LoggedIn,
+        boss: LoggedIn,
+        changes: dict[str, bool],
+        summary: str,
+    ) -> None:
+        newest = await newest_event(database)
+
+        await patch_user(service, root, boss.user_id, **changes)
+
+        events = await events_since(database, newest)
+        assert sorted(events, key=lambda event: str(event.on)) == [
+            Event(EventKind.USER_UPDATE, on="ana", by="root", changes="is_admin=false"),
+            Event(EventKind.USER_UPDATE, on="bob", by="root", changes="is_admin=false"),
+            Event(EventKind.USER_UPDATE, on="boss", by="root", changes=summary),
+        ]
+
+    async def test_that_a_deletion_of_one_changes_leaves_an_event_of_its_own(
+        self, service: Service, database: AsyncDatabaseManager, root: LoggedIn, boss: LoggedIn
+    ) -> None:
+        newest = await newest_event(database)
+
+        await delete_user(service, root, boss.user_id)
+
+        events = await events_since(database, newest)
+        assert [(event.kind, event.by, event.changes) for event in events] == [
+            ("user_update", "root", "is_admin=false"),
+            ("user_update", "root", "is_admin=false"),
+            ("user_deletion", "root", None),
+        ]
+
+    async def test_that_a_departure_of_one_changes_leaves_an_event_that_does_not_tell_of_who_left(
+        self, service: Service, database: AsyncDatabaseManager, boss: LoggedIn
+    ) -> None:
+        newest = await newest_event(database)
+
+        await leave(service, boss)
+
+        events = await events_since(database, newest)
+        assert [(event.kind, event.by, event.changes, event.origin) for event in events] == [
+            ("user_update", None, "is_admin=false", None),
+            ("user_update", None, "is_admin=false", None),
+            ("account_deletion", None, None, None),
+        ]

@@ -161,11 +161,16 @@ class UserRepository(BaseRepository[UserModel]):
         )
         return (await self._session.scalars(query)).one_or_none()
 
-    async def demote_invited(self) -> None:
-        """Let no invitation that waits make an administrator: whoever sent it may have lost that right themselves."""
-        await self._session.execute(
-            update(UserModel).where(UserModel.activated_at.is_(None), UserModel.is_admin).values(is_admin=False)
+    async def demote_invited(self) -> Sequence[UUID]:
+        """Let no invitation that waits make an administrator: whoever sent it may have lost that right themselves. The
+        ids of those that would have."""
+        statement = (
+            update(UserModel)
+            .where(UserModel.activated_at.is_(None), UserModel.is_admin)
+            .values(is_admin=False)
+            .returning(UserModel.id)
         )
+        return (await self._session.scalars(statement)).all()
 
     async def add_unless_owned(self, accounts: Sequence[Mapping[str, object]]) -> Mapping[str, UUID]:
         """Insert accounts, but for those whose address is owned by now; the ids of those inserted, by their addresses.
