@@ -14,11 +14,12 @@ from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from src.core.callers import AuthenticatedClient, AuthenticatedUser, HttpCaller, Scope, require
+from src.core.callers import AuthenticatedClient, AuthenticatedUser, HttpCaller, Scope, may, require
 from src.core.exceptions import ForbiddenException, InvalidAccessTokenError, UnauthorizedException
 from src.core.origin import RequestOrigin
 from src.core.settings import get_settings
 from src.db.database import AsyncDatabaseManager
+from src.db.models import EventKind
 from src.db.unit_of_work import UnitOfWork
 from src.email import SendsEmail
 from src.services import Context, Runtime
@@ -129,11 +130,18 @@ async def get_caller(caller: OptionalCaller) -> HttpCaller:
 
 
 async def get_permitted_caller(
-    caller: Annotated[HttpCaller, Depends(get_caller)], needed: SecurityScopes
+    request: Request,
+    session: SessionDep,
+    caller: Annotated[HttpCaller, Depends(get_caller)],
+    needed: SecurityScopes,
 ) -> HttpCaller:
-    """An administrator, or a service with the scopes that the route names."""
-    for scope in needed.scopes:
-        require(caller, Scope(scope))
+    """An administrator, or a service with the scopes that the route names. The refusal of others leaves an event."""
+    for scope in map(Scope, needed.scopes):
+        if not may(caller, scope):  # only a refusal needs a context, so reads stay fast
+            uow, origin = UnitOfWork(session), origin_of(request)
+            context = Context.new(runtime_of(request.app), uow, email=None, origin=origin)
+            async with context.recording(EventKind.ACCESS_REFUSAL, by=caller):
+                require(caller, scope)
     return caller
 
 

@@ -10,17 +10,19 @@ from fastapi import Depends, Header
 
 from src.core.users import UserRecord
 
-_values = attrgetter(*(field.name for field in fields(UserRecord)))
+# A log-in is no change: an administrator's If-Match would fail for nothing. No cache may keep these answers, so a tag
+# serves If-Match alone.
+_values = attrgetter(*(field.name for field in fields(UserRecord) if field.name != "last_login_at"))
 _public_values = attrgetter("id", "name", "is_active", "created_at")
 
 
 def etag_of(record: UserRecord) -> str:
-    """A strong tag: another whenever a value of the record is another."""
+    """Another whenever a value of the record is another, but for the time of the last log-in."""
     return _tag(_values(record))
 
 
 def public_etag_of(record: UserRecord) -> str:
-    """Of what strangers see alone: a tag of the whole record would tell them when its owner logs in."""
+    """Of what strangers see alone: a tag of the whole record would tell them of changes that they cannot see."""
     return _tag(_public_values(record))
 
 

@@ -153,6 +153,7 @@ class EventKind(StrEnum):
 
     SIGN_UP = "sign_up"
     ACTIVATION = "activation"
+    ACTIVATION_RESEND = "activation_resend"
     LOG_IN = "log_in"
     LOG_OUT = "log_out"
     REFRESH_REPLAY = "refresh_replay"
@@ -176,6 +177,7 @@ class EventKind(StrEnum):
     CLIENT_TOKEN = "client_token"
     KEY_ROTATION = "key_rotation"
     KEY_RETIREMENT = "key_retirement"
+    ACCESS_REFUSAL = "access_refusal"
 
 
 class EventOutcome(StrEnum):

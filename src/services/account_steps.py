@@ -2,11 +2,13 @@
 
 from uuid import UUID
 
+from src.core.callers import Caller
 from src.core.exceptions import LastAdminError
 from src.core.kinds import EmailKind
-from src.db.models import UserModel
+from src.db.models import EventKind, UserModel
 from src.db.unit_of_work import UnitOfWork
 from src.email.catalogue import LINK_KINDS
+from src.services.context import Context
 
 
 async def revoke_credentials(uow: UnitOfWork, user_id: UUID, *, keep_session: UUID | None = None) -> None:
@@ -23,12 +25,21 @@ async def require_another_admin(uow: UnitOfWork, user_id: UUID) -> None:
         raise LastAdminError
 
 
-async def erase_account(uow: UnitOfWork, user: UserModel) -> None:
+async def demote_invited(context: Context, caller: Caller) -> None:
+    """Let no invitation that waits make an administrator, now that one ceases to be; each leaves an event."""
+    for user_id in await context.uow.users.demote_invited():
+        event = context.audit.new_event(EventKind.USER_UPDATE, by=caller, user_id=user_id)
+        event.changes = "is_admin=false"
+        await context.audit.add(event)
+
+
+async def erase_account(context: Context, caller: Caller, user: UserModel) -> None:
     """Delete an account, locked with all administrators, and all that belongs to it; of the emails to its owner, only
     the notices stay until they are sent. Raises `LastAdminError`."""
+    uow = context.uow
     if user.is_active_admin:
         await require_another_admin(uow, user.id)
-        await uow.users.demote_invited()
+        await demote_invited(context, caller)
     await uow.emails.forget_address(user.email)
     await uow.emails.detach_from_user(user.id, [EmailKind.EMAIL_CHANGED])
     await uow.users.delete_pending(user.email)

@@ -1,11 +1,18 @@
 """How an account begins: somebody signs up or is invited, and proves that the address is theirs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from src.core.callers import Operator
-from src.core.exceptions import InvalidTokenError, UserEmailTakenError, WrongPasswordError
+from src.core.exceptions import (
+    InvalidTokenError,
+    TooManyRequestsException,
+    UserEmailTakenError,
+    UserNotFoundError,
+    WrongPasswordError,
+)
 from src.core.kinds import EmailKind, TokenPurpose
 from src.db.models import EventKind, UserModel
 from src.services.audit import AuditEvent
@@ -134,15 +141,22 @@ class AccountService(Service):
         account. Does nothing where SMTP is not configured."""
         if not self.context.outbox.is_wired:
             return
+        event = self.context.audit.new_event(EventKind.ACTIVATION_RESEND)
         await self.uow.begin()
         await self.uow.users.lock_addresses(email)
         owner = await self.uow.users.find_owner(email)
         if owner:
-            await self.context.notify(EmailKind.ALREADY_REGISTERED, to=owner.email, user_id=owner.id)
+            recipients: Sequence[UserModel] = [owner]
+            queued = [await self.context.notify(EmailKind.ALREADY_REGISTERED, to=owner.email, user_id=owner.id)]
         else:
-            for user in await self.uow.users.list_live_sign_ups(email, limit=RESENT_LINKS, lock=True):
-                await self._queue_activation(user)
-        await self.context.commit()
+            recipients = await self.uow.users.list_live_sign_ups(email, limit=RESENT_LINKS, lock=True)
+            queued = [await self._queue_activation(user) for user in recipients]
+        failure = None
+        if any(queued):
+            event.user_id = recipients[0].id
+        else:  # nobody is there, or their emails wait already: events would pile up about somebody
+            failure = (TooManyRequestsException if recipients else UserNotFoundError).code
+        await self.context.commit(event, failure=failure)
 
     async def _add_activated(self, user: UserModel, event: AuditEvent) -> None:
         await self.uow.users.lock_addresses(user.email)
@@ -172,8 +186,8 @@ class AccountService(Service):
             await self._queue_activation(user)
         return None
 
-    async def _queue_activation(self, user: UserModel) -> None:
-        await self.context.outbox.queue(
+    async def _queue_activation(self, user: UserModel) -> bool:
+        return await self.context.outbox.queue(
             EmailKind.ACTIVATION, to=user.email, user_id=user.id, where=user.signed_up_from, name=user.name
         )
 

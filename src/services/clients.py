@@ -80,6 +80,7 @@ class ClientService(Service):
             await self.uow.begin()
             granted = await self.uow.clients.authenticate_client(id_, client_secret)
             if granted is None:
+                event.client_id = id_ if await self.uow.clients.exists({"id": id_}) else None
                 raise InvalidClientError
             if not set(scopes or granted) <= set(granted):
                 raise InvalidScopeError

@@ -1,5 +1,6 @@
 """What every use case works with, put together once for requests, the command line and tests."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from src.core.tokens import TokenSigner
 from src.db.models import EventKind
 from src.db.unit_of_work import UnitOfWork
 from src.email import EmailUtils, SendsEmail
-from src.services.audit import Audit, AuditEvent
+from src.services.audit import AnonymousFailures, Audit, AuditEvent
 from src.services.limits import RateLimiter
 from src.services.outbox import Outbox
 
@@ -35,6 +36,7 @@ class Runtime:
     email: SendsEmail | None  # None where SMTP is not configured
     wake_dispatcher: Callable[[], None] = no_dispatcher
     blocked: BlockedKeys = field(default_factory=BlockedKeys)
+    anonymous_failures: AnonymousFailures = field(default_factory=Counter)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -78,7 +80,12 @@ class Context:
             runtime.signer,
             origin,
             RateLimiter(uow, settings, origin=origin, fingerprint=runtime.signer.fingerprint, blocked=runtime.blocked),
-            Audit(uow, origin=origin.address, fingerprint=runtime.signer.fingerprint),
+            Audit(
+                uow,
+                origin=origin.address,
+                fingerprint=runtime.signer.fingerprint,
+                anonymous_failures=runtime.anonymous_failures,
+            ),
             Outbox(
                 uow,
                 is_wired=email is not None,
@@ -105,9 +112,9 @@ class Context:
         await self.uow.commit()
         self.outbox.wake()
 
-    async def notify(self, kind: EmailKind, *, to: str, user_id: UUID | None, **content: str | None) -> None:
-        """Queue an email that says where the request came from."""
-        await self.outbox.queue(kind, to=to, user_id=user_id, where=self.origin.address, **content)
+    async def notify(self, kind: EmailKind, *, to: str, user_id: UUID | None, **content: str | None) -> bool:
+        """Queue an email that says where the request came from; false if one that waits will do."""
+        return await self.outbox.queue(kind, to=to, user_id=user_id, where=self.origin.address, **content)
 
 
 class Service:

@@ -7,6 +7,7 @@ from src.core.callers import AuthenticatedUser
 from src.core.exceptions import (
     InvalidAccessTokenError,
     InvalidTokenError,
+    TooManyRequestsException,
     UserDisabledError,
     UserEmailTakenError,
     UserNotFoundError,
@@ -59,20 +60,20 @@ class CredentialService(Service):
         recipient = owner if owner and owner.is_active else None
         failure = None if recipient else (UserDisabledError if owner else UserNotFoundError).code
         event = self.context.audit.new_event(EventKind.PASSWORD_RESET_REQUEST, user_id=owner.id if owner else None)
-        event.address = None if owner else email
         if self.settings.auth_return_token_in_response:
             url = await self._respond_with_reset_link(recipient)
             await self.context.commit(event, failure=failure)
             return url
-        # For an unknown address too, and dropped when it would be sent: the same statements take the same time. Asking
-        # again while an email waits does nothing, and leaves no event: many would pile up about somebody.
+        # For an unknown address too, and dropped when it would be sent: the same statements take the same time.
         is_queued = await self.context.outbox.queue(
             EmailKind.PASSWORD_RESET,
             to=recipient.email if recipient else email,
             user_id=recipient.id if recipient else None,
             where=self.context.origin.address,
         )
-        await self.context.commit(event if is_queued else None, failure=failure)
+        if not is_queued:  # an email waits already; the events of asking again and again would pile up about somebody
+            event.user_id, failure = None, TooManyRequestsException.code
+        await self.context.commit(event, failure=failure)
         return None
 
     async def preview_password_reset(self, token: str) -> str:
@@ -173,7 +174,7 @@ class CredentialService(Service):
             await self.uow.users.lock_addresses(caller.email, and_user=caller.user_id, and_admins=True)
             await self._reauthorize(caller, verified)
             user = await self.uow.users.get_by_id(caller.user_id)
-            await erase_account(self.uow, user)
+            await erase_account(self.context, caller, user)
             await self.context.notify(EmailKind.ACCOUNT_DELETED, to=user.email, user_id=None)
             await self.context.commit(event)
 

@@ -93,15 +93,19 @@ class SessionService(Service):
             await self.context.commit(event)
 
     async def log_out_by_refresh_token(self, refresh_token: str) -> None:
-        """End the session of a refresh token. Raises `InvalidRefreshTokenError` for what is none."""
+        """End the session of a refresh token; one that has ended stays ended.
+
+        Raises `InvalidRefreshTokenError` for what is none.
+        """
         async with self.context.recording(EventKind.LOG_OUT) as event:
             claims = self.context.signer.read_refresh(refresh_token)
             await self.uow.begin()
             session = await self.uow.sessions.find_live(claims.session_id)
-            if session:  # else it has ended already
-                event.set_actor(session.user_id)
-                await self.uow.users.lock_users(session.user_id)
-                await self.uow.sessions.revoke(session.id)
+            if session is None:  # it has ended already: an event of that would name nobody
+                return
+            event.set_actor(session.user_id)
+            await self.uow.users.lock_users(session.user_id)
+            await self.uow.sessions.revoke(session.id)
             await self.context.commit(event)
 
     async def revoke(self, caller: AuthenticatedUser, session_id: UUID) -> None:

@@ -20,7 +20,7 @@ from src.core.kinds import EmailKind
 from src.core.passwords import UNUSABLE_PASSWORD
 from src.core.users import UserRecord
 from src.db.models import EventKind, UserModel
-from src.services.account_steps import erase_account, require_another_admin, revoke_credentials
+from src.services.account_steps import demote_invited, erase_account, require_another_admin, revoke_credentials
 from src.services.context import Service
 from src.services.outbox import issue_link
 
@@ -92,7 +92,7 @@ class UserService(Service):
                 raise UserPendingError
             if user.is_active_admin and not (changes.get("is_active", True) and changes.get("is_admin", True)):
                 await require_another_admin(self.uow, user_id)
-                await self.uow.users.demote_invited()
+                await demote_invited(self.context, caller)
             if changes:
                 await self.uow.users.update(user_id, changes)
             if changes.get("is_active") is False:
@@ -112,7 +112,7 @@ class UserService(Service):
             if user.activated_at is None:
                 await self.uow.users.delete(user)
             else:
-                await erase_account(self.uow, user)
+                await erase_account(self.context, caller, user)
                 await self.context.outbox.queue(EmailKind.ACCOUNT_REMOVED, to=user.email, user_id=None, where=None)
             await self.context.commit(event)
 

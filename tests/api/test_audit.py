@@ -20,8 +20,8 @@ from src.core.exceptions import AppException
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import AuditEventModel, EventKind, EventOutcome, ServiceClientModel, UserModel
-from tests.api.audit_table import HASH, HERE, NOBODY, TABLE, Action, Event, Line, Stage
-from tests.support.databases import count_statements, dump, dump_events, read_all_but_events
+from tests.api.audit_table import COUNTED, HASH, HERE, NOBODY, TABLE, Action, Event, Flow, Line, Stage
+from tests.support.databases import count_statements, dump, dump_events, read_all_but_events, recorded_statements
 from tests.support.factories import add_logged_in
 from tests.support.hashing import count_hashes, hold, start_waiting
 from tests.support.service import Service, Starter, StartMailingService, StartService
@@ -33,8 +33,13 @@ from tests.support.steps import (
     create_account,
     create_admin,
     create_client,
+    delete_user,
+    leave,
     log_in,
+    log_out,
+    patch_user,
     post_log_in,
+    post_sign_up,
     refusal,
     service_token,
     sign_up,
@@ -80,6 +85,28 @@ async def test_an_action_leaves_its_event_with_nothing_secret_and_a_refusal_noth
     assert {secret for secret in shared.secrets | stored_secrets(before) if secret in events} == set()
 
 
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    ("number", "flow", "kind", "code"),
+    [(number, *each) for number, each in enumerate(COUNTED, len(TABLE))],
+    ids=[flow.__name__ for flow, _, _ in COUNTED],
+)
+async def test_a_failure_that_names_nobody_is_counted_and_leaves_nothing(
+    shared: Shared, number: int, flow: Flow, kind: EventKind, code: str
+) -> None:
+    stage = replace(shared.stage, number=number)
+    action = await flow(stage)
+    before, newest = await read_all_but_events(shared.database), await newest_event(shared.database)
+    counted = stage.service.anonymous_failures + stage.mailing.anonymous_failures
+
+    await action
+
+    now_counted = stage.service.anonymous_failures + stage.mailing.anonymous_failures
+    assert now_counted - counted == {(kind, code): 1}
+    assert await events_since(shared.database, newest) == []
+    assert await read_all_but_events(shared.database) == before
+
+
 async def test_the_search_for_secrets_knows_what_is_sent_answered_and_stored(
     service: Service, database: AsyncDatabaseManager
 ) -> None:
@@ -100,11 +127,13 @@ def test_no_kind_of_event_is_missing_from_the_table() -> None:
 
 
 def test_every_kind_is_shown_done_and_refused_where_it_can_be() -> None:
-    assert set(EventKind) - {line.event.kind for line in TABLE if line.event.reason is None} == {
-        EventKind.REFRESH_REPLAY
-    }
-    assert set(EventKind) - {line.event.kind for line in TABLE if line.event.reason} == {
+    done = {line.event.kind for line in TABLE if line.event.reason is None}
+    refused = {line.event.kind for line in TABLE if line.event.reason} | {kind for _, kind, _ in COUNTED}
+
+    assert set(EventKind) - done == {EventKind.REFRESH_REPLAY, EventKind.ACCESS_REFUSAL}
+    assert set(EventKind) - refused == {
         EventKind.USER_IMPORT,
+        EventKind.ACTIVATION_RESEND,
         EventKind.KEY_ROTATION,
         EventKind.KEY_RETIREMENT,
     }
@@ -518,15 +547,137 @@ async def get_events(service: Service, who: LoggedIn, **query: str | int) -> Res
     return await service.client.get("/api/audit-events", params=query, headers=who.bearer)
 
 
-async def test_asking_for_a_reset_again_while_its_email_waits_leaves_no_more_events(
-    start_mailing_service: StartMailingService, database: AsyncDatabaseManager
+ASKING_AGAIN = pytest.mark.parametrize(
+    ("path", "has_account"),
+    [
+        pytest.param("/auth/password-reset/request", True, id="reset"),
+        pytest.param("/auth/activation/resend", True, id="resend-to-an-owner"),
+        pytest.param("/auth/activation/resend", False, id="resend-to-a-sign-up"),
+    ],
+)
+
+
+class TestAskingForAnEmail:
+    @ASKING_AGAIN
+    async def test_leaves_one_event_and_what_adds_no_email_is_counted(
+        self,
+        start_mailing_service: StartMailingService,
+        database: AsyncDatabaseManager,
+        path: str,
+        *,
+        has_account: bool,
+    ) -> None:
+        service = await start_mailing_service(email_limit_per_hour=2)
+        await (create_account if has_account else sign_up)(service)
+        service.hold_emails()
+        newest = await newest_event(database)
+
+        for email in ("ana@example.com", "ghost@example.com") * 3:
+            await service.client.post(path, json={"email": email})
+
+        assert [event.on for event in await events_since(database, newest)] == ["ana"]
+        assert service.anonymous_failures.total() == 5
+
+    @ASKING_AGAIN
+    async def test_costs_the_statement_of_an_event_whether_or_not_it_leaves_one(
+        self, start_mailing_service: StartMailingService, path: str, *, has_account: bool
+    ) -> None:
+        service = await start_mailing_service(email_limit_per_hour=2)
+        await (create_account if has_account else sign_up)(service)
+        service.hold_emails()
+
+        with recorded_statements(service.database) as statements:
+            for email in ("ana@example.com", "ghost@example.com") * 3:
+                await service.client.post(path, json={"email": email})
+
+        assert sum(statement.startswith("INSERT INTO audit_events") for statement in statements) == 6
+
+
+async def test_garbage_costs_no_transaction(service: Service) -> None:
+    async def send_garbage() -> None:
+        await service.client.post("/auth/logout", json={"refresh_token": "garbage"})
+        await post_sign_up(service, password="short")
+
+    assert await count_statements(service.database, send_garbage()) == {}
+
+
+async def test_a_log_out_from_a_session_that_has_ended_leaves_no_event(
+    service: Service, database: AsyncDatabaseManager
 ) -> None:
-    service = await start_mailing_service()
     await create_account(service)
-    service.hold_emails()
+    ana = await log_in(service)
+    await log_out(service, ana)
     newest = await newest_event(database)
 
-    for email in ("ana@example.com", "ghost@example.com") * 3:
-        await service.client.post("/auth/password-reset/request", json={"email": email})
+    response = await service.client.post("/auth/logout", json={"refresh_token": ana.refresh_token})
 
-    assert [event.on for event in await events_since(database, newest)] == ["ana", None]
+    assert response.status_code == 204
+    assert await events_since(database, newest) == []
+
+
+class TestAnInvitationOfAnAdministrator:
+    """Whoever sent it may have lost the right to: it makes no administrator any more."""
+
+    @pytest.fixture
+    async def root(self, service: Service) -> LoggedIn:
+        return await create_admin(service, "root@example.com")
+
+    @pytest.fixture
+    async def boss(self, service: Service, root: LoggedIn) -> LoggedIn:
+        for name, is_admin in (("ana", True), ("bob", True), ("eve", False)):
+            body = {"email": f"{name}@example.com", "is_admin": is_admin}
+            await service.client.post("/api/users", json=body, headers=root.bearer)
+        return await create_admin(service, "boss@example.com")
+
+    @pytest.mark.parametrize(
+        ("changes", "summary"),
+        [({"is_admin": False}, "is_admin=false"), ({"is_active": False}, "is_active=false")],
+        ids=["demoted", "disabled"],
+    )
+    async def test_that_an_update_of_one_changes_leaves_an_event_of_its_own(
+        self,
+        service: Service,
+        database: AsyncDatabaseManager,
+        root: LoggedIn,
+        boss: LoggedIn,
+        changes: dict[str, bool],
+        summary: str,
+    ) -> None:
+        newest = await newest_event(database)
+
+        await patch_user(service, root, boss.user_id, **changes)
+
+        events = await events_since(database, newest)
+        assert sorted(events, key=lambda event: str(event.on)) == [
+            Event(EventKind.USER_UPDATE, on="ana", by="root", changes="is_admin=false"),
+            Event(EventKind.USER_UPDATE, on="bob", by="root", changes="is_admin=false"),
+            Event(EventKind.USER_UPDATE, on="boss", by="root", changes=summary),
+        ]
+
+    async def test_that_a_deletion_of_one_changes_leaves_an_event_of_its_own(
+        self, service: Service, database: AsyncDatabaseManager, root: LoggedIn, boss: LoggedIn
+    ) -> None:
+        newest = await newest_event(database)
+
+        await delete_user(service, root, boss.user_id)
+
+        events = await events_since(database, newest)
+        assert [(event.kind, event.by, event.changes) for event in events] == [
+            ("user_update", "root", "is_admin=false"),
+            ("user_update", "root", "is_admin=false"),
+            ("user_deletion", "root", None),
+        ]
+
+    async def test_that_a_departure_of_one_changes_leaves_an_event_that_does_not_tell_of_who_left(
+        self, service: Service, database: AsyncDatabaseManager, boss: LoggedIn
+    ) -> None:
+        newest = await newest_event(database)
+
+        await leave(service, boss)
+
+        events = await events_since(database, newest)
+        assert [(event.kind, event.by, event.changes, event.origin) for event in events] == [
+            ("user_update", None, "is_admin=false", None),
+            ("user_update", None, "is_admin=false", None),
+            ("account_deletion", None, None, None),
+        ]

@@ -298,13 +298,28 @@ class TestVersions:
         [name] = [response.json()["name"] for response in responses if response.status_code == 200]
         assert (await stored(database, ana.user_id)).name == name
 
-    async def test_that_of_a_public_profile_does_not_tell_when_its_owner_logs_in(
-        self, service: Service, ana: LoggedIn
+    async def test_a_log_in_even_one_that_upgrades_the_hash_changes_no_version(
+        self, service: Service, start_service: StartService, database: AsyncDatabaseManager, ana: LoggedIn
+    ) -> None:
+        service_of_higher_cost = await start_service(auth_bcrypt_rounds=5)
+        answer, before = await me(service, ana), await stored(database, ana.user_id)
+
+        await log_in(service_of_higher_cost)
+
+        after = await stored(database, ana.user_id)
+        assert after.hashed_password != before.hashed_password
+        assert after.last_login_at > before.last_login_at
+        assert after.updated_at == before.updated_at
+        response = await patch(service, ana, ana.user_id, {"name": "Bo"}, if_match=answer.headers["etag"])
+        assert response.status_code == 200
+
+    async def test_that_of_a_public_profile_tells_nothing_of_what_strangers_do_not_see(
+        self, service: Service, ana: LoggedIn, admin: LoggedIn
     ) -> None:
         before = (await read(service, ana.user_id)).headers["etag"]
         whole = (await me(service, ana)).headers["etag"]
 
-        await log_in(service)
+        await patch(service, admin, ana.user_id, {"is_admin": True})
 
         assert (await read(service, ana.user_id)).headers["etag"] == before
         assert (await me(service, ana)).headers["etag"] != whole

@@ -1,5 +1,6 @@
 """The application as the tests speak to it, and all that they know of how it is put together."""
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from src.core.passwords import HashPool
 from src.core.settings import Settings
 from src.core.tokens import TokenSigner
 from src.db import AsyncDatabaseManager
+from src.db.models import EventKind
 from src.db.unit_of_work import open_unit_of_work
 from src.email import Message
 from src.services import AccountService, ClientService, Context, KeyService, Runtime
@@ -78,6 +80,10 @@ class Service:
     @property
     def signer(self) -> TokenSigner:
         return signer_of(self.app)
+
+    @property
+    def anonymous_failures(self) -> Counter[tuple[EventKind, str]]:
+        return runtime_of(self.app).anonymous_failures
 
     @property
     def hash_pool(self) -> HashPool:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ScalarSelect, delete, func, insert, literal, select
+from sqlalchemy import ColumnElement, ScalarSelect, String, delete, func, insert, literal, select
 
 from src.db.models import AuditEventModel, EventKind, EventOutcome, ServiceClientModel, UserModel
 from src.db.repositories.base import BaseRepository
@@ -40,20 +40,20 @@ class AuditEventRepository(BaseRepository[AuditEventModel]):
         client_id: UUID | None,
         origin: str | None,
         origin_owner: UUID | None,
+        is_stored: bool = True,
         **values: str | None,
     ) -> None:
         """Insert an event. Of a person or service that is not there (any more), it holds no id; nor the origin, if that
-        is the place of a person who is gone."""
-        statement = insert(AuditEventModel).values(
-            kind=kind,
-            outcome=outcome,
-            user_id=_if_there(user_id, UserModel.id.expression),
-            actor_id=_if_there(actor_id, UserModel.id.expression),
-            client_id=select(ServiceClientModel.id).where(ServiceClientModel.id == client_id).scalar_subquery(),
-            origin=_if_there(origin_owner, literal(origin)) if origin_owner and origin else origin,
-            **values,
-        )
-        await self._session.execute(statement)
+        is the place of a person who is gone. Unless `is_stored`, the same statement inserts nothing."""
+        columns = {
+            "user_id": _if_there(user_id, UserModel.id.expression),
+            "actor_id": _if_there(actor_id, UserModel.id.expression),
+            "client_id": select(ServiceClientModel.id).where(ServiceClientModel.id == client_id).scalar_subquery(),
+            "origin": _if_there(origin_owner, literal(origin)) if origin_owner and origin else literal(origin, String),
+            **{name: literal(value, String) for name, value in {"kind": kind, "outcome": outcome, **values}.items()},
+        }
+        event = select(*columns.values()).where(literal(is_stored))
+        await self._session.execute(insert(AuditEventModel).from_select(list(columns), event))
 
     async def record_each(
         self, kind: EventKind, outcome: EventOutcome, *, changes: Mapping[UUID, str | None], origin: str

@@ -128,14 +128,15 @@ class UserRepository(BaseRepository[UserModel]):
         return await self._session.scalar(statement) is not None
 
     async def record_login(self, user_id: UUID, *, seen_hash: str, new_hash: str) -> bool:
-        """Record a log-in whose password was verified against `seen_hash`, and upgrade that hash.
+        """Record a log-in whose password was verified against `seen_hash`, and upgrade that hash. Neither is a change
+        of the user, so `updated_at` stays.
 
         False if the password has changed, or the account has been disabled or deleted, while it was verified.
         """
         statement = (
             update(UserModel)
             .where(UserModel.id == user_id, UserModel.hashed_password == seen_hash, UserModel.is_active)
-            .values(last_login_at=utc_now(), hashed_password=new_hash)
+            .values(last_login_at=utc_now(), hashed_password=new_hash, updated_at=UserModel.updated_at)
         )
         return await self._count_changed(statement) == 1
 
@@ -160,11 +161,16 @@ class UserRepository(BaseRepository[UserModel]):
         )
         return (await self._session.scalars(query)).one_or_none()
 
-    async def demote_invited(self) -> None:
-        """Let no invitation that waits make an administrator: whoever sent it may have lost that right themselves."""
-        await self._session.execute(
-            update(UserModel).where(UserModel.activated_at.is_(None), UserModel.is_admin).values(is_admin=False)
+    async def demote_invited(self) -> Sequence[UUID]:
+        """Let no invitation that waits make an administrator: whoever sent it may have lost that right themselves. The
+        ids of those that would have."""
+        statement = (
+            update(UserModel)
+            .where(UserModel.activated_at.is_(None), UserModel.is_admin)
+            .values(is_admin=False)
+            .returning(UserModel.id)
         )
+        return (await self._session.scalars(statement)).all()
 
     async def add_unless_owned(self, accounts: Sequence[Mapping[str, object]]) -> Mapping[str, UUID]:
         """Insert accounts, but for those whose address is owned by now; the ids of those inserted, by their addresses.
