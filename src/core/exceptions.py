@@ -76,6 +76,11 @@ class InsufficientScopeError(ForbiddenException):
         return cls(details={"scope": scope})
 
 
+class SignUpClosedError(ForbiddenException):
+    code = "SIGN_UP_CLOSED"
+    message = "Nobody can sign up here: ask an administrator for an invitation."
+
+
 class FieldsForbiddenError(ForbiddenException):
     """`details["fields"]` names the fields that the caller may not set, as a 422 does."""
 

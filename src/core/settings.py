@@ -84,6 +84,7 @@ class Settings(BaseSettings):
     database_auto_migrate: bool = False
     database_pool_size: int = Field(default=20, gt=0)
 
+    auth_sign_up: Literal["open", "invitation"] = "open"
     auth_return_token_in_response: bool = False
     auth_auto_activate: bool = False
     auth_activation_ttl_seconds: int = Field(default=2 * DAY, gt=0)
