@@ -24,8 +24,9 @@ async def sign_up(body: SignUpRequest, context: ContextDep) -> SignUpResponse:
     """Begin an account. It becomes usable when the link that proves the address has been followed.
 
     When links are emailed, the answer is the same whether or not the address already has an account. When they are in
-    the answer (SMTP is not configured), an address that has one is a 409. With AUTH_SIGN_UP=invitation, every sign-up is
-    a 403.
+    the answer (SMTP is not configured), an address that has one is a 409.
+
+    Where people come by invitation alone (`AUTH_SIGN_UP=invitation`), every sign-up is a 403.
     """
     outcome = await AccountService(context).sign_up(
         email=body.email, password=body.password.get_secret_value(), name=body.name
