@@ -181,6 +181,10 @@ class Settings(BaseSettings):
         return self.server_public_url.startswith("https://")
 
     @property
+    def public_origin(self) -> str:
+        return _origin_of(self.server_public_url)
+
+    @property
     def issuer(self) -> str:
         """`iss` of our access tokens: where the service is, unless JWT_ISSUER says otherwise."""
         return self.jwt_issuer or self.server_public_url
