@@ -16,6 +16,7 @@ from src.api.middleware import (
     BodyLimitMiddleware,
     DropQuery,
     ErrorMiddleware,
+    ForwardedCheck,
     RequestMiddleware,
     StartupChecks,
     StartupRefused,
@@ -89,6 +90,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 
         cross_origin.install(app, settings)  # around the errors, which front ends read too
     app.add_middleware(RequestMiddleware, is_https=settings.is_https)
+    app.add_middleware(ForwardedCheck)
     app.add_middleware(StartupChecks, check=lambda: _check_start(app))
 
 

@@ -124,6 +124,37 @@ class BodyLimitMiddleware:
         await self._app(scope, receive_within_limit, send)
 
 
+class ForwardedCheck:
+    """Warns, once, of a proxy that uvicorn does not trust: all who come through it would look alike.
+
+    uvicorn has put an address of the X-Forwarded-For of a trusted one into the place of the proxy's own. The header of
+    another is not in the log: anyone may send one.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._has_warned = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._has_warned:
+            self._check(scope)
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        forwarded = ",".join(value.decode("latin1") for name, value in scope["headers"] if name == b"x-forwarded-for")
+        client = scope.get("client")
+        host = client[0] if client else None
+        hosts = [each.strip() for each in forwarded.split(",")]
+        if not any(hosts) or any(each == host or each.startswith((f"{host}:", f"[{host}]")) for each in hosts):
+            return
+        self._has_warned = True
+        log.warning(
+            "X-Forwarded-For came from %s and is not believed, so all who come that way look like one. If that is your "
+            "proxy, set FORWARDED_ALLOW_IPS: see docs/behind-a-proxy.md",
+            host or "a unix socket",
+        )
+
+
 class DropQuery(logging.Filter):
     """Takes the query off the paths in uvicorn's access log: `?token=` would stand there in clear."""
 
