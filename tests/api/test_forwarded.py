@@ -26,7 +26,8 @@ def app() -> FastAPI:
 @asynccontextmanager
 async def through_proxy(app: Any, *, trusted: str) -> AsyncGenerator[AsyncClient, None]:
     """A client whose requests come from the proxy, to a uvicorn that trusts these addresses."""
-    transport = ASGITransport(ProxyHeadersMiddleware(app, trusted), client=(PROXY, 4711))
+    server: Any = ProxyHeadersMiddleware(app, trusted)  # uvicorn has types of its own for what ASGI passes
+    transport = ASGITransport(server, client=(PROXY, 4711))
     async with AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 
