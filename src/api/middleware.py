@@ -23,7 +23,6 @@ _DEFAULT_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
-
 # A year. Not includeSubDomains: the domain's other hosts are not ours to bind. Browsers ignore it over http (RFC 6797).
 _HSTS = {"Strict-Transport-Security": "max-age=31536000"}
 
@@ -143,9 +142,8 @@ class ForwardedCheck:
     def _check(self, scope: Scope) -> None:
         forwarded = ",".join(value.decode("latin1") for name, value in scope["headers"] if name == b"x-forwarded-for")
         client = scope.get("client")
-        host = client[0] if client else None
-        hosts = [each.strip() for each in forwarded.split(",")]
-        if not any(hosts) or any(each == host or each.startswith((f"{host}:", f"[{host}]")) for each in hosts):
+        host = client[0] if client else ""
+        if not forwarded.strip(", ") or (host and host in forwarded):
             return
         self._has_warned = True
         log.warning(

@@ -6,15 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    HttpUrl,
-    PlainValidator,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, HttpUrl, PlainValidator, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from src.core.limits import Rate
@@ -178,7 +170,7 @@ class Settings(BaseSettings):
 
     @property
     def is_https(self) -> bool:
-        return self.server_public_url.startswith("https://")
+        return self.public_origin.startswith("https://")
 
     @property
     def public_origin(self) -> str:
