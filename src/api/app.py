@@ -13,7 +13,15 @@ from fastapi.responses import RedirectResponse
 from src.api import errors, pages
 from src.api.dependencies import db, get_email_utils, runtime_of
 from src.api.errors import document
-from src.api.middleware import BodyLimitMiddleware, DropQuery, RequestMiddleware, StartupChecks, StartupRefused
+from src.api.middleware import (
+    BodyLimitMiddleware,
+    DropQuery,
+    ErrorMiddleware,
+    ForwardedCheck,
+    RequestMiddleware,
+    StartupChecks,
+    StartupRefused,
+)
 from src.api.routers import accounts, audit_events, credentials, health, sessions, users, well_known
 from src.api.routers.well_known import DOCS_PATH
 from src.core.exceptions import AppException, ServiceUnavailableException
@@ -67,9 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses=document(AppException, ServiceUnavailableException),
     )
     app.state.runtime = Runtime.from_settings(settings)
-    app.add_middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES)
-    app.add_middleware(RequestMiddleware)
-    app.add_middleware(StartupChecks, check=lambda: _check_start(app))
+    _add_middleware(app, settings)
     errors.install(app)
     # In the order in which they are asked most: a path is tried against one route after the other.
     for module in (users, sessions, credentials, accounts, well_known, health, audit_events, pages):
@@ -79,6 +85,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     logging.getLogger("uvicorn.access").addFilter(_drop_query)
     logging.getLogger("uvicorn.asgi").setLevel(logging.WARNING)  # at its level "trace" it prints queries, and so tokens
     return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    """From the inside out."""
+    app.add_middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(ErrorMiddleware)
+    if settings.cors_allowed_origins:
+        from src.api import cross_origin
+
+        cross_origin.install(app, settings)  # around the errors, which front ends read too
+    app.add_middleware(RequestMiddleware, is_https=settings.is_https)
+    app.add_middleware(ForwardedCheck)
+    app.add_middleware(StartupChecks, check=lambda: _check_start(app))
 
 
 _drop_query = DropQuery()

@@ -23,15 +23,19 @@ _DEFAULT_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
+# A year. Not includeSubDomains: the domain's other hosts are not ours to bind. Browsers ignore it over http (RFC 6797).
+_HSTS = {"Strict-Transport-Security": "max-age=31536000"}
+
 
 class RequestMiddleware:
-    """Names each request, sets the headers that all answers carry, and answers what nobody foresaw.
+    """Names each request, and sets the headers that all answers carry.
 
     The id is the caller's `X-Request-ID` or a new one; it stands in the answer and in the log.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, is_https: bool) -> None:
         self._app = app
+        self._default_headers = _DEFAULT_HEADERS | (_HSTS if is_https else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -42,31 +46,50 @@ class RequestMiddleware:
             scope = {**scope, "method": "GET"}
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
-        has_started = False
+        scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal has_started
             if message["type"] == "http.response.start":
-                has_started = True
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
-                for name, value in _DEFAULT_HEADERS.items():
+                for name, value in self._default_headers.items():
                     headers.setdefault(name, value)
             if is_head and message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             await send(message)
 
+        await self._app(scope, receive, send_with_headers)
+
+
+class ErrorMiddleware:
+    """Answers what nobody foresaw, under the request's id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        has_started = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
         try:
-            await self._app(scope, receive, send_with_headers)
+            await self._app(scope, receive, send_and_note)
         except asyncio.CancelledError:
             # The server stops and waits no longer. Raising on would end in its own plain 500, under a traceback.
             if not has_started:
-                await envelope(ServiceUnavailableException())(scope, receive, send_with_headers)
+                await envelope(ServiceUnavailableException())(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - the last resort, which must miss nothing
+            request_id = scope["state"]["request_id"]
             log.error("Request %s failed\n%s", request_id, format_error(error))  # noqa: TRY400 - not the exception's text
             if not has_started:
                 refusal = AppException(details={"request_id": request_id})
-                await envelope(refusal)(scope, receive, send_with_headers)
+                await envelope(refusal)(scope, receive, send)
 
 
 def format_error(error: BaseException) -> str:
@@ -98,6 +121,36 @@ class BodyLimitMiddleware:
             return message
 
         await self._app(scope, receive_within_limit, send)
+
+
+class ForwardedCheck:
+    """Warns, once, of a proxy that uvicorn does not trust: all who come through it would look alike.
+
+    uvicorn has put an address of the X-Forwarded-For of a trusted one into the place of the proxy's own. The header of
+    another is not in the log: anyone may send one.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._has_warned = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._has_warned:
+            self._check(scope)
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        forwarded = ",".join(value.decode("latin1") for name, value in scope["headers"] if name == b"x-forwarded-for")
+        client = scope.get("client")
+        host = client[0] if client else ""
+        if not forwarded.strip(", ") or (host and host in forwarded):
+            return
+        self._has_warned = True
+        log.warning(
+            "X-Forwarded-For came from %s and is not believed, so all who come that way look like one. If that is your "
+            "proxy, set FORWARDED_ALLOW_IPS: see docs/behind-a-proxy.md",
+            host or "a unix socket",
+        )
 
 
 class DropQuery(logging.Filter):

@@ -4,6 +4,7 @@ A check never raises. What it finds is a value, with no secret in it; what it co
 """
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -347,6 +348,24 @@ async def check_clock_by_users(settings: Settings) -> Sequence[Finding]:
     return [Finding("clock", "ok", "No user is from the future.")]
 
 
+# --- proxy ---
+
+
+async def check_proxy(_settings: Settings) -> Sequence[Finding]:
+    """What uvicorn reads from the environment; what its command line says instead is not seen from here."""
+    trusted = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
+    if trusted != "*":
+        return [Finding("proxy", "ok", f"X-Forwarded-For is believed from {trusted}.")]
+    return [
+        Finding(
+            "proxy",
+            "warning",
+            "FORWARDED_ALLOW_IPS=* takes people to be where X-Forwarded-For begins, which anyone can forge.",
+            "Set it to the proxy's address or network, such as 10.0.0.0/24: see docs/behind-a-proxy.md.",
+        )
+    ]
+
+
 CHECKS = (
     Check("settings", check_settings),
     Check("database", check_database),
@@ -357,4 +376,5 @@ CHECKS = (
     Check("clock", check_clock_by_keys, needs="keys"),
     Check("clock", check_clock_by_database, needs="database"),
     Check("clock", check_clock_by_users, needs="schema"),
+    Check("proxy", check_proxy),
 )

@@ -21,10 +21,11 @@ class AppException(Exception):  # noqa: N818 - the fixed name of the family; its
     def __init__(self, message: str | None = None, *, details: Mapping[str, Any] | None = None) -> None:
         self.detail = message or self.message
         self.details = dict(details or {})
+        self.own_headers: dict[str, str] = {}  # besides those of its kind
         super().__init__(self.detail)
 
     def response_headers(self) -> Mapping[str, str]:
-        return self.headers
+        return {**self.headers, **self.own_headers}
 
 
 class BadRequestException(AppException):
@@ -74,6 +75,19 @@ class InsufficientScopeError(ForbiddenException):
     @classmethod
     def for_scope(cls, scope: str) -> "InsufficientScopeError":
         return cls(details={"scope": scope})
+
+
+class SignUpClosedError(ForbiddenException):
+    code = "SIGN_UP_CLOSED"
+    message = "Nobody can sign up here: ask an administrator for an invitation."
+
+
+class ForeignOriginError(ForbiddenException):
+    code = "FOREIGN_ORIGIN"
+    message = (
+        "The refresh cookie is not for this site: its origin is neither that of SERVER_PUBLIC_URL nor one of "
+        "CORS_ALLOWED_ORIGINS, or it is on another domain."
+    )
 
 
 class FieldsForbiddenError(ForbiddenException):
@@ -149,7 +163,6 @@ class TooManyRequestsException(AppException):
     code = "TOO_MANY_REQUESTS"
     message = "Too many attempts. Wait as long as Retry-After says."
     is_first = False
-    _limit: Mapping[str, str] = {}
 
     @classmethod
     def after(cls, wait: float, rate: Rate, *, is_first: bool = False) -> Self:
@@ -157,7 +170,7 @@ class TooManyRequestsException(AppException):
         seconds = str(max(1, math.ceil(wait)))  # never so few that the next attempt comes too early
         error = cls()
         error.is_first = is_first
-        error._limit = {
+        error.own_headers = {
             "Retry-After": seconds,
             # draft-ietf-httpapi-ratelimit-headers-07
             "RateLimit-Limit": str(rate.count),
@@ -166,9 +179,6 @@ class TooManyRequestsException(AppException):
             "RateLimit-Policy": f"{rate.count};w={rate.period}",
         }
         return error
-
-    def response_headers(self) -> Mapping[str, str]:
-        return self._limit
 
 
 class ServiceUnavailableException(AppException):

@@ -1,6 +1,7 @@
 """Every knob of the service, typed, with a default that works. `.env.example` lists them for people."""
 
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -52,6 +53,29 @@ def _is_public(url: str) -> bool:
     return parts.scheme == "https" and host not in _LOOPBACK and not host.startswith("127.")
 
 
+def _origin_of(url: str) -> str:
+    """As browsers spell it: lower case, in punycode, without the default port of its scheme (RFC 6454, section 6)."""
+    parsed = HttpUrl(url)
+    is_default = parsed.port == {"http": 80, "https": 443}[parsed.scheme]
+    return f"{parsed.scheme}://{parsed.host}" + ("" if is_default else f":{parsed.port}")
+
+
+def _allowed_origins(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    entries = value.split(",") if isinstance(value, str) else value
+    return tuple(_allowed_origin(entry.strip()) for entry in entries if entry.strip())
+
+
+def _allowed_origin(entry: str) -> str:
+    if entry == "*":
+        return entry
+    try:
+        if re.fullmatch(r"https?://[^/?#@*\s]+", entry):
+            return _origin_of(entry)
+    except ValidationError:  # it would repeat the value
+        pass
+    raise ValueError("each must be scheme://host or scheme://host:port, without a path: https://app.example.com")
+
+
 def _database_url(url: str) -> str:
     if not url.startswith(("sqlite:", "sqlite+aiosqlite:", "postgres:", "postgresql:", "postgresql+asyncpg:")):
         raise ValueError("must be a URL of SQLite (sqlite:///file.db) or PostgreSQL (postgresql://user@host/name)")
@@ -93,6 +117,7 @@ class Settings(BaseSettings):
     database_auto_migrate: bool = False
     database_pool_size: int = Field(default=20, gt=0)
 
+    auth_sign_up: Literal["open", "invitation"] = "open"
     auth_return_token_in_response: bool = False
     auth_auto_activate: bool = False
     auth_activation_ttl_seconds: int = Field(default=2 * DAY, gt=0)
@@ -116,6 +141,9 @@ class Settings(BaseSettings):
     auth_session_absolute_seconds: int = Field(default=90 * DAY, gt=0)
     auth_refresh_grace_seconds: int = Field(default=10, ge=0, le=60)
     auth_max_sessions_per_user: int = Field(default=50, gt=0)
+    auth_refresh_cookie: bool = False
+
+    cors_allowed_origins: Annotated[tuple[str, ...], NoDecode, PlainValidator(_allowed_origins)] = ()
 
     jwt_keys_dir: Path = Path("data/keys")
     jwt_algorithm: Literal["ES256", "EdDSA", "RS256"] = "ES256"
@@ -156,6 +184,14 @@ class Settings(BaseSettings):
         return not self.is_production if self.api_docs is None else self.api_docs
 
     @property
+    def is_https(self) -> bool:
+        return self.public_origin.startswith("https://")
+
+    @property
+    def public_origin(self) -> str:
+        return _origin_of(self.server_public_url)
+
+    @property
     def issuer(self) -> str:
         """`iss` of our access tokens: where the service is, unless JWT_ISSUER says otherwise."""
         return self.jwt_issuer or self.server_public_url
@@ -168,6 +204,14 @@ class Settings(BaseSettings):
     def _complete_smtp(self) -> Self:
         if self.smtp_host and "@" not in self.smtp_from:
             raise ValueError("SMTP_HOST needs SMTP_FROM, the address that emails come from")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_any_origin(self) -> Self:
+        if "*" in self.cors_allowed_origins and self.auth_refresh_cookie:
+            raise ValueError("AUTH_REFRESH_COOKIE needs CORS_ALLOWED_ORIGINS without *: any site could use the cookie")
+        if "*" in self.cors_allowed_origins and self.is_production:
+            raise ValueError("CORS_ALLOWED_ORIGINS=* lets any site read answers: name the origins in production")
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from uuid import UUID
 from src.core.callers import Operator
 from src.core.exceptions import (
     InvalidTokenError,
+    SignUpClosedError,
     TooManyRequestsException,
     UserEmailTakenError,
     UserNotFoundError,
@@ -46,9 +47,12 @@ class AccountService(Service):
     async def sign_up(self, *, email: str, password: str, name: str | None) -> SignUp:
         """Begin an account. When the link travels by email, nothing in the answer tells whether the address is known.
 
-        Raises `ValidationException` for a weak password, `ServiceUnavailableException` when too many wait to be hashed
-        and, where the answer would hold the link anyway, `UserEmailTakenError`.
+        Raises `SignUpClosedError` where people come by invitation alone, `ValidationException` for a weak password,
+        `ServiceUnavailableException` when too many wait to be hashed and, where the answer would hold the link anyway,
+        `UserEmailTakenError`.
         """
+        if self.settings.auth_sign_up == "invitation":
+            raise SignUpClosedError  # before the recording: it is the same for all, and names nobody
         async with self.context.recording(EventKind.SIGN_UP) as event:
             await self._check_password(password, email=email)
             hashed_password = await self.context.passwords.hash(password, queue_share=SIGN_UP_QUEUE_SHARE)

@@ -5,6 +5,7 @@ docs/decisions/0008 tells why the database counts, and behind which methods anot
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import NoReturn
 from uuid import UUID
 
 from src.core.exceptions import TooManyRequestsException
@@ -62,11 +63,12 @@ class RateLimiter:
         here = self._place(settings.rate_limit_failures_per_account_and_origin, "password", email, self._origin)
         anywhere = self._place(settings.rate_limit_failures_per_account, "password", email)
         self._refuse_blocked(here, *request)
-        refused = await self._attempt(here, anywhere, *request)
+        places = [here, anywhere, *request]
+        refused = await self._attempt(*places)
         if refused == [anywhere] and await self._is_known_to(email):
             return [here]
         if refused:
-            await self._refuse(refused, block=here)
+            await self._refuse(refused, of=places, block=here)
         return [here, anywhere]
 
     async def take_client_guess(self, client_id: str) -> Sequence[Place]:
@@ -76,14 +78,14 @@ class RateLimiter:
         return [here]
 
     async def give_back(self, places: Sequence[Place]) -> None:
-        """In the transaction of what succeeded."""
-        if self._settings.rate_limit_enabled:
+        """After what succeeded, in its transaction."""
+        if places and self._settings.rate_limit_enabled:
             await self._uow.limits.give_back(places)
 
     async def _take(self, *places: Place) -> None:
         self._refuse_blocked(*places)
         if refused := await self._attempt(*places):
-            await self._refuse(refused)
+            await self._refuse(refused, of=places)
 
     def _refuse_blocked(self, *places: Place) -> None:
         """From memory: whoever goes on after a refusal costs no statement."""
@@ -98,10 +100,12 @@ class RateLimiter:
         taken = await self._uow.limits.take(places)
         return [place for place in places if place.key not in taken]
 
-    async def _refuse(self, places: Sequence[Place], *, block: Place | None = None) -> None:
-        waits = await self._uow.limits.find_waits(places)
-        longest = max(places, key=lambda place: waits[place.key])
-        wait = waits[longest.key]
+    async def _refuse(self, refused: Sequence[Place], *, of: Sequence[Place], block: Place | None = None) -> NoReturn:
+        """`block` is what is refused from memory from now on, if not the place that is awaited longest."""
+        await self.give_back([place for place in of if place not in refused])
+        waits = await self._uow.limits.find_waits(refused)
+        longest = max(refused, key=lambda place: waits.get(place.key, 0.0))
+        wait = waits.get(longest.key, 0.0)  # the purge may just have forgotten it
         self._blocked.add((block or longest).key, wait)
         is_first = await self._uow.limits.report(longest.key)
         raise TooManyRequestsException.after(wait, longest.rate, is_first=is_first)

@@ -16,7 +16,17 @@ from src.db.repositories import UserRepository
 from tests.support.databases import recorded_statements
 from tests.support.hashing import count_hashes, hold, wait_until
 from tests.support.service import MailingService, Service, Starter, StartMailingService, StartService
-from tests.support.steps import PASSWORD, activate, create_account, post_sign_up, sign_up, token_of
+from tests.support.steps import (
+    PASSWORD,
+    activate,
+    create_account,
+    create_admin,
+    post_sign_up,
+    refusal,
+    resend,
+    sign_up,
+    token_of,
+)
 
 Result = TypeVar("Result")
 
@@ -355,3 +365,44 @@ class TestFullQueue:
 
         async with database.session() as session:
             assert await UserRepository(session).count() == 0
+
+
+class TestByInvitationAlone:
+    @pytest.fixture
+    async def closed(self, start_mailing_service: StartMailingService) -> MailingService:
+        return await start_mailing_service(auth_sign_up="invitation")
+
+    async def test_every_address_gets_the_same_403_before_any_work(
+        self, service: Service, closed: MailingService
+    ) -> None:
+        await create_account(service)
+        pool = count_hashes(closed)
+
+        with recorded_statements(closed.database) as statements:
+            refusals = [await post_sign_up(closed, email) for email in ("ana@example.com", "new@example.com")]
+
+        assert [refusal(each) for each in refusals] == [(403, "SIGN_UP_CLOSED", [])] * 2
+        assert refusals[0].content == refusals[1].content
+        assert (pool.count, statements, closed.mailbox.messages) == (0, [], [])
+
+    async def test_a_sign_up_that_waits_can_still_be_confirmed(self, service: Service, closed: MailingService) -> None:
+        answer = await sign_up(service)
+
+        response = await activate(closed, token_of(answer["activation_url"]))
+
+        assert response.status_code == 200
+
+    async def test_a_sign_up_that_waits_gets_its_link_again(self, service: Service, closed: MailingService) -> None:
+        await sign_up(service)
+
+        assert (await resend(closed)).status_code == 202
+        assert (await activate(closed, closed.mailbox.token())).status_code == 200
+
+    async def test_invitations_go_on(self, closed: MailingService) -> None:
+        admin = await create_admin(closed)
+
+        invited = await closed.client.post("/api/users", json={"email": "new@example.com"}, headers=admin.bearer)
+        body = {"token": closed.mailbox.token(), "password": PASSWORD}
+        accepted = await closed.client.post("/auth/invitation/accept", json=body)
+
+        assert (invited.status_code, accepted.status_code) == (201, 200)

@@ -4,8 +4,6 @@ All run once for these tests, so each test signs up with an address of its own. 
 Screenshots stay in pytest's folders: `pytest tests/browser --basetemp=shots`, then `shots/*/*.png`.
 """
 
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from itertools import count
@@ -16,7 +14,7 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
 from tests.support.browser import ADMIN, WAIT_SECONDS, Browser, Live
-from tests.support.processes import run_command, run_service
+from tests.support.processes import find_program, run_command, run_service
 from tests.support.smtp_server import MailServer
 from tests.support.steps import PASSWORD
 
@@ -34,26 +32,15 @@ _FLAGS = (
 )
 
 
-def _find_program(*names: str) -> str:
-    for name in names:
-        path = shutil.which(name)
-        if path:
-            return path
-    reason = f"{names[0]} is not installed (Debian: apt install chromium chromium-driver)"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     options = ChromeOptions()
-    options.binary_location = _find_program("chromium", "chromium-browser", "google-chrome")
+    options.binary_location = find_program("chromium", "chromium-browser", "google-chrome")
     for flag in (*_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     # With both paths given, Selenium looks for nothing to download.
-    service = ChromeService(_find_program("chromedriver"), log_output=subprocess.DEVNULL)
+    service = ChromeService(find_program("chromedriver", package="chromium-driver"), log_output=subprocess.DEVNULL)
     driver = Chrome(options, service)
     driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     yield driver

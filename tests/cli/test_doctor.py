@@ -152,7 +152,7 @@ class TestReport:
 
         assert {it["status"] for it in examined.findings} == {"ok"}, examined.output
         checks = list(dict.fromkeys(it["check"] for it in examined.findings))
-        assert checks == ["settings", "database", "schema", "outbox", "keys", "smtp", "clock"]
+        assert checks == ["settings", "database", "schema", "outbox", "keys", "smtp", "clock", "proxy"]
         assert set(examined.findings[0]) == {"check", "status", "text", "advice"}
 
     async def test_people_read_a_line_for_each_finding(self, production: dict[str, str]) -> None:
@@ -659,3 +659,20 @@ class TestClock:
 
         assert found == status
         assert (f"{made_at:%Y-%m-%d %H:%M:%S} UTC" in told) == bool(ahead)
+
+
+class TestProxy:
+    def test_it_tells_whose_word_is_taken_for_where_people_are(self) -> None:
+        assert examine(FORWARDED_ALLOW_IPS="10.0.0.0/24").of("proxy") == [
+            ("ok", "X-Forwarded-For is believed from 10.0.0.0/24. ")
+        ]
+
+    def test_uvicorn_believes_this_machine_unless_told_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
+
+        assert examine().of("proxy") == [("ok", "X-Forwarded-For is believed from 127.0.0.1. ")]
+
+    def test_to_believe_everybody_is_a_warning(self) -> None:
+        examined = examine(FORWARDED_ALLOW_IPS="*")
+
+        examined.assert_worst_of("proxy", "warning", "anyone can forge", "10.0.0.0/24", "docs/behind-a-proxy.md")

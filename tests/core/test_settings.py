@@ -99,6 +99,56 @@ def test_production_needs_hashes_that_cost_something() -> None:
         make_production_settings(auth_bcrypt_rounds=9)
 
 
+class TestCorsAllowedOrigins:
+    @pytest.mark.parametrize(
+        ("written", "origins"),
+        [
+            ("", ()),
+            ("https://app.example.com", ("https://app.example.com",)),
+            ("https://a.example.com , http://localhost:3000,", ("https://a.example.com", "http://localhost:3000")),
+            ("https://App.Example.com:443", ("https://app.example.com",)),
+            ("https://bücher.example", ("https://xn--bcher-kva.example",)),
+            ("http://[::1]:3000", ("http://[::1]:3000",)),
+        ],
+    )
+    def test_they_are_spelt_as_browsers_send_them(
+        self, monkeypatch: pytest.MonkeyPatch, written: str, origins: tuple[str, ...]
+    ) -> None:
+        monkeypatch.setenv("CORS_ALLOWED_ORIGINS", written)
+
+        assert make_settings().cors_allowed_origins == origins
+
+    @pytest.mark.parametrize(
+        "written",
+        [
+            "null",
+            "app.example.com",
+            "https://app.example.com/",
+            "https://app.example.com/path",
+            "https://app.example.com?query",
+            "https://user@app.example.com",
+            "https://*.example.com",
+            "https://app.example.com:99999",
+            "ftp://app.example.com",
+            "https://a.example.com https://b.example.com",
+            '["https://app.example.com"]',
+        ],
+    )
+    def test_what_no_browser_sends_is_refused(self, written: str) -> None:
+        with pytest.raises(ValidationError, match="scheme://host"):
+            make_settings(cors_allowed_origins=written)
+
+    def test_any_origin_is_for_development_alone(self) -> None:
+        make_settings(app_env="development", cors_allowed_origins="*")
+
+        with pytest.raises(ValidationError, match=r"CORS_ALLOWED_ORIGINS=\*"):
+            make_settings(app_env="production", cors_allowed_origins="https://app.example.com, *")
+
+    def test_any_origin_and_the_refresh_cookie_are_refused_together(self) -> None:
+        with pytest.raises(ValidationError, match="AUTH_REFRESH_COOKIE"):
+            make_settings(cors_allowed_origins="*", auth_refresh_cookie=True)
+
+
 def test_wrong_settings_end_the_process_with_a_line_for_each_and_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "mysql://root:canary@localhost/users")
     monkeypatch.setenv("AUTH_BCRYPT_ROUNDS", "canary")

@@ -39,3 +39,8 @@ def tls_of(certificate: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     return context
+
+
+def tls_to(certificate: Path) -> ssl.SSLContext:
+    """Of a client that trusts this certificate alone."""
+    return ssl.create_default_context(cafile=certificate)

@@ -1,6 +1,7 @@
 """The service, its worker and its commands as people run them: real processes, real sockets."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 from typer.testing import CliRunner, Result
 
 from src.cli import app
@@ -42,6 +44,18 @@ def run_command(*arguments: str, stdin: str = "", **environment: str) -> str:
         text=True,
         check=True,
     ).stdout
+
+
+def find_program(*names: str, package: str = "") -> str:
+    """The path of the first that is installed. Where none is, the test is skipped; in CI it fails."""
+    for name in names:
+        path = shutil.which(name)
+        if path:
+            return path
+    reason = f"{names[0]} is not installed (Debian: apt install {package or names[0]})"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def free_port() -> int:

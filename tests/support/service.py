@@ -1,6 +1,6 @@
 """The application as the tests speak to it, and all that they know of how it is put together."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -129,17 +129,23 @@ def _remember_dependency(**options: Any) -> Dependant:
 
 fastapi.dependencies.utils.get_dependant = _remember_dependency
 
-_idle_apps: list[FastAPI] = []
+_idle_apps: defaultdict[object, list[FastAPI]] = defaultdict(list)
 
 
 @contextmanager
 def borrow_app(settings: Settings) -> Iterator[FastAPI]:
     """An application with these settings. They are built once and used again: FastAPI takes its time over routes."""
-    app = _idle_apps.pop() if _idle_apps else create_app(settings)
+    idle_apps = _idle_apps[_built_into_app(settings)]
+    app = idle_apps.pop() if idle_apps else create_app(settings)
     app.state.runtime = Runtime.from_settings(settings)
     yield app
     app.dependency_overrides.clear()
-    _idle_apps.append(app)
+    idle_apps.append(app)
+
+
+def _built_into_app(settings: Settings) -> object:
+    """What the middlewares of an application have kept of its settings."""
+    return settings.is_https, settings.cors_allowed_origins, settings.auth_refresh_cookie
 
 
 def signer_of(app: FastAPI) -> TokenSigner:

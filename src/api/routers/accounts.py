@@ -13,18 +13,20 @@ from src.api.schemas.accounts import (
     SignUpResponse,
     TokenRequest,
 )
-from src.core.exceptions import InvalidTokenError, UserEmailTakenError
+from src.core.exceptions import InvalidTokenError, SignUpClosedError, UserEmailTakenError
 from src.services import AccountService
 
 router = APIRouter(prefix="/auth", tags=["Accounts"])
 
 
-@router.post("/signup", status_code=201, responses=document(*BODY_ERRORS, UserEmailTakenError))
+@router.post("/signup", status_code=201, responses=document(*BODY_ERRORS, SignUpClosedError, UserEmailTakenError))
 async def sign_up(body: SignUpRequest, context: ContextDep) -> SignUpResponse:
     """Begin an account. It becomes usable when the link that proves the address has been followed.
 
     When links are emailed, the answer is the same whether or not the address already has an account. When they are in
     the answer (SMTP is not configured), an address that has one is a 409.
+
+    Where people come by invitation alone (`AUTH_SIGN_UP=invitation`), every sign-up is a 403.
     """
     outcome = await AccountService(context).sign_up(
         email=body.email, password=body.password.get_secret_value(), name=body.name

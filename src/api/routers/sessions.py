@@ -8,6 +8,7 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from src.api.dependencies import ContextDep, CurrentUser, OptionalUser, UnitOfWorkDep
 from src.api.errors import BODY_ERRORS, TOKEN_ERRORS, document
+from src.api.refresh_cookie import DOCUMENTATION, RefreshCookieDep
 from src.api.schemas.sessions import (
     LogInRequest,
     RefreshRequest,
@@ -19,6 +20,7 @@ from src.api.schemas.sessions import (
 )
 from src.core.exceptions import (
     BadRequestException,
+    ForeignOriginError,
     InvalidClientError,
     InvalidCredentialsError,
     InvalidRefreshTokenError,
@@ -44,14 +46,16 @@ _client_credentials = _ClientCredentials(
 )
 
 
-@router.post("/login", responses=document(*BODY_ERRORS, InvalidCredentialsError))
-async def log_in(body: LogInRequest, context: ContextDep) -> TokenResponse:
+@router.post("/login", responses=document(*BODY_ERRORS, InvalidCredentialsError, ForeignOriginError))
+async def log_in(body: LogInRequest, context: ContextDep, cookie: RefreshCookieDep) -> TokenResponse:
     """Start a session with an e-mail address and a password.
 
-    Wrong, unknown, unconfirmed and disabled are the same 401.
+    Wrong, unknown, unconfirmed and disabled are the same 401. `use_cookie` is for front ends in browsers.
     """
+    if body.use_cookie:
+        cookie.check_wanted()
     pair = await SessionService(context).log_in(email=body.email, password=body.password.get_secret_value())
-    return TokenResponse.of(pair)
+    return cookie.answer(pair) if body.use_cookie else TokenResponse.of(pair)
 
 
 @router.post(
@@ -86,28 +90,47 @@ async def issue_token(
     return ServiceTokenResponse.of(token)
 
 
-@router.post("/refresh", responses=document(*BODY_ERRORS, InvalidRefreshTokenError))
-async def refresh(body: RefreshRequest, context: ContextDep) -> TokenResponse:
+@router.post(
+    "/refresh",
+    openapi_extra=DOCUMENTATION,
+    responses=document(*BODY_ERRORS, InvalidRefreshTokenError, ForeignOriginError),
+)
+async def refresh(context: ContextDep, cookie: RefreshCookieDep, body: RefreshRequest | None = None) -> TokenResponse:
     """Exchange a refresh token for the next pair of tokens. Each refresh token works once.
 
     Sent again within a few seconds, it gets the same successor; later, it ends the session, since somebody else has it.
+    One that came in the cookie `__Host-refresh` is answered in the cookie.
     """
-    return TokenResponse.of(await SessionService(context).refresh(body.refresh_token.get_secret_value()))
+    if body:
+        return TokenResponse.of(await SessionService(context).refresh(body.refresh_token.get_secret_value()))
+    with cookie.deleted_if_refused():
+        return cookie.answer(await SessionService(context).refresh(cookie.get_token()))
 
 
 @router.post(
     "/logout",
     status_code=204,
-    responses=document(*BODY_ERRORS, *TOKEN_ERRORS, InvalidRefreshTokenError),
+    openapi_extra=DOCUMENTATION,
+    responses=document(*BODY_ERRORS, *TOKEN_ERRORS, InvalidRefreshTokenError, ForeignOriginError),
 )
-async def log_out(context: ContextDep, caller: OptionalUser, body: RefreshRequest | None = None) -> None:
-    """End the session of the access token; where that has expired, of the refresh token in the body instead."""
+async def log_out(
+    context: ContextDep, caller: OptionalUser, cookie: RefreshCookieDep, body: RefreshRequest | None = None
+) -> None:
+    """End the session of the access token; where that has expired, of the refresh token in the body instead.
+
+    Without either, the session of the cookie `__Host-refresh`. The cookie is deleted.
+    """
+    service = SessionService(context)
     if body:
-        await SessionService(context).log_out_by_refresh_token(body.refresh_token.get_secret_value())
+        await service.log_out_by_refresh_token(body.refresh_token.get_secret_value())
     elif caller:
-        await SessionService(context).log_out(caller)
+        await service.log_out(caller)
+    elif (token := cookie.find_token()) is not None:
+        with cookie.deleted_if_refused():
+            await service.log_out_by_refresh_token(token)
     else:
         raise UnauthorizedException
+    cookie.delete()
 
 
 @router.get("/sessions", responses=document(*TOKEN_ERRORS))

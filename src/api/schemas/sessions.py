@@ -21,6 +21,14 @@ from src.services.sessions import TokenPair
 class LogInRequest(Body):
     email: Email
     password: Password
+    use_cookie: Annotated[
+        bool,
+        Field(
+            description="Put the refresh token into the cookie `__Host-refresh` and not into the answer "
+            "(where AUTH_REFRESH_COOKIE is on).",
+            examples=[False],
+        ),
+    ] = False
 
 
 class TokenGrant(BaseModel):
@@ -76,16 +84,18 @@ class TokenResponse(BaseModel):
     access_token: Annotated[str, Field(examples=[EXAMPLE_JWT])]
     token_type: Annotated[Literal["bearer"], Field(examples=["bearer"])] = "bearer"
     expires_in: Annotated[int, Field(description="Seconds.", examples=[900])]
-    refresh_token: Annotated[str, Field(examples=[EXAMPLE_JWT])]
+    refresh_token: Annotated[
+        str | None, Field(description="Null where it is in the cookie: see `use_cookie`.", examples=[EXAMPLE_JWT])
+    ]
     refresh_expires_in: Annotated[int, Field(description="Seconds.", examples=[1_209_600])]
     user_id: Annotated[UUID, Field(examples=[EXAMPLE_ID])]
 
     @classmethod
-    def of(cls, pair: TokenPair) -> Self:
+    def of(cls, pair: TokenPair, *, in_cookie: bool = False) -> Self:
         return cls(
             access_token=pair.access_token,
             expires_in=int(pair.expires_in.total_seconds()),
-            refresh_token=pair.refresh_token,
+            refresh_token=None if in_cookie else pair.refresh_token,
             refresh_expires_in=int(pair.refresh_expires_in.total_seconds()),
             user_id=pair.user_id,
         )
