@@ -4,11 +4,11 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 
 from src.db.base import utc_now
 from src.db.models import OutboxEmailModel, OutboxStatus, UserModel
-from src.db.repositories.base import BaseRepository
+from src.db.repositories.base import BaseRepository, Condition
 
 
 class OutboxRepository(BaseRepository[OutboxEmailModel]):
@@ -147,12 +147,9 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
         )
         return (await self._session.scalars(query)).one()
 
-    async def delete_sent(self, before: datetime) -> int:
-        """Forget emails that were sent before then; how many they were."""
-        is_old = OutboxEmailModel.updated_at < before
-        return await self._count_changed(
-            delete(OutboxEmailModel).where(OutboxEmailModel.status == OutboxStatus.SENT, is_old)
-        )
+    def settled_before(self, moment: datetime) -> Condition:
+        """Emails that were sent before then."""
+        return and_(OutboxEmailModel.status == OutboxStatus.SENT, OutboxEmailModel.updated_at < moment)
 
     async def _settle(self, email: OutboxEmailModel, **values: object) -> None:
         statement = update(OutboxEmailModel).where(*_held(email)).values(lease_id=None, leased_until=None, **values)

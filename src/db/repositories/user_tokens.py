@@ -10,7 +10,7 @@ from src.core.kinds import TokenPurpose
 from src.core.tokens import hash_token, new_token
 from src.db.base import utc_now
 from src.db.models import UserModel, UserTokenModel
-from src.db.repositories.base import BaseRepository
+from src.db.repositories.base import BaseRepository, Condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,8 @@ class UserTokenRepository(BaseRepository[UserTokenModel]):
             )
         )
 
-    async def delete_expired(self) -> int:
-        """Forget tokens that can never be used; how many they were."""
-        return await self._count_changed(delete(UserTokenModel).where(UserTokenModel.expires_at <= utc_now()))
+    def expired(self) -> Condition:
+        return UserTokenModel.expires_at <= utc_now()
 
 
 def _is_usable(token: str, purpose: TokenPurpose) -> tuple[ColumnElement[bool], ...]:
