@@ -74,12 +74,7 @@ class Context:
             runtime.signer,
             origin,
             Audit(uow, origin=origin.address, fingerprint=runtime.signer.fingerprint),
-            Outbox(
-                uow,
-                is_wired=email is not None,
-                limit_per_hour=settings.email_limit_per_hour,
-                wake=runtime.wake_dispatcher,
-            ),
+            Outbox(uow, is_wired=email is not None, wake=runtime.wake_dispatcher),
         )
 
     @property
@@ -100,9 +95,12 @@ class Context:
         await self.uow.commit()
         self.outbox.wake()
 
-    async def notify(self, kind: EmailKind, *, to: str, user_id: UUID | None, **content: str | None) -> None:
-        """Queue an email that says where the request came from."""
-        await self.outbox.queue(kind, to=to, user_id=user_id, where=self.origin.address, **content)
+    async def notify(
+        self, kind: EmailKind, *, to: str, user_id: UUID | None, is_for_nobody: bool = False, **content: str | None
+    ) -> None:
+        """Queue an email that says where the request came from; see `Outbox.queue`."""
+        where = self.origin.address
+        await self.outbox.queue(kind, to=to, user_id=user_id, where=where, is_for_nobody=is_for_nobody, **content)
 
 
 class Service:

@@ -52,15 +52,13 @@ class CredentialService(Service):
             url = await self._respond_with_reset_link(recipient)
             await self.context.commit(event, failure=failure)
             return url
-        # For an unknown address too, and dropped when it would be sent: the same statements take the same time. Asking
-        # again while an email waits does nothing, and leaves no event: many would pile up about somebody.
-        is_queued = await self.context.outbox.queue(
+        await self.context.notify(  # for an unknown address too: the same statements take the same time
             EmailKind.PASSWORD_RESET,
             to=recipient.email if recipient else email,
             user_id=recipient.id if recipient else None,
-            where=self.context.origin.address,
+            is_for_nobody=recipient is None,
         )
-        await self.context.commit(event if is_queued else None, failure=failure)
+        await self.context.commit(event, failure=failure)
         return None
 
     async def preview_password_reset(self, token: str) -> str:

@@ -12,11 +12,12 @@ from src.db.base import utc_now
 from src.db.database import AsyncDatabaseManager
 from src.db.repositories import BaseRepository, Condition
 from src.db.unit_of_work import UnitOfWork, open_unit_of_work
-from src.services.outbox import LIMIT_WINDOW
 
 log = logging.getLogger(__name__)
 
 INTERVAL = timedelta(hours=1)
+SETTLED_EMAILS_KEPT = timedelta(hours=1)
+DEAD_LETTERS_KEPT = timedelta(days=30)  # for an operator to see; they hold addresses, of people who may have left too
 FOUND_AT_ONCE = 10_000
 BATCH = 500  # a sign-up, with all that refers to it, takes SQLite some 40 microseconds
 PAUSE_SECONDS = 0.01  # another process that waits for SQLite's file only tries now and then
@@ -34,17 +35,18 @@ class Purged:
 
 
 async def purge(database: AsyncDatabaseManager, settings: Settings) -> Purged:
-    """Delete expired tokens, ended sessions, sign-ups that no link can activate any more, emails that were sent, and
-    events older than AUDIT_RETENTION_SECONDS."""
+    """Delete expired tokens, ended sessions, sign-ups that no link can activate any more, emails that were sent or
+    dropped, old dead letters, and events older than AUDIT_RETENTION_SECONDS."""
     now = utc_now()
     abandoned_before = now - timedelta(seconds=settings.auth_activation_ttl_seconds)
     events_before = now - timedelta(seconds=settings.audit_retention_seconds)
     async with open_unit_of_work(database) as uow:
+        emails = uow.emails.obsolete(settled_before=now - SETTLED_EMAILS_KEPT, dead_before=now - DEAD_LETTERS_KEPT)
         return Purged(
             tokens=await _purge(uow, uow.tokens, uow.tokens.expired()),
             sessions=await _purge(uow, uow.sessions, uow.sessions.ended()),
             sign_ups=await _purge(uow, uow.users, uow.users.abandoned(abandoned_before)),
-            mails=await _purge(uow, uow.emails, uow.emails.settled_before(now - LIMIT_WINDOW)),
+            mails=await _purge(uow, uow.emails, emails),
             # Where the service may only insert events, their owner purges: docs/audit-trail.md.
             events=await _purge(uow, uow.events, uow.events.older_than(events_before))
             if await uow.events.may_delete()

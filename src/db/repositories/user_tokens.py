@@ -82,14 +82,10 @@ class UserTokenRepository(BaseRepository[UserTokenModel]):
         ended = await self._session.scalars(statement.returning(UserTokenModel.token_hash))
         return hash_token(token) in ended.all()
 
-    async def revoke_all(self, user_id: UUID) -> None:
-        """Revoke every link of a user, but for the one that undoes an e-mail change: a thief who has moved the account
-        would otherwise only have to change the password too."""
-        await self._session.execute(
-            delete(UserTokenModel).where(
-                UserTokenModel.user_id == user_id, UserTokenModel.purpose != TokenPurpose.EMAIL_REVERT
-            )
-        )
+    async def revoke_all(self, user_id: UUID, *, keep: TokenPurpose | None = None) -> None:
+        """Revoke every link of a user, but for those of the purpose to keep."""
+        kept = () if keep is None else (UserTokenModel.purpose != keep,)
+        await self._session.execute(delete(UserTokenModel).where(UserTokenModel.user_id == user_id, *kept))
 
     def expired(self) -> Condition:
         return UserTokenModel.expires_at <= utc_now()
