@@ -10,7 +10,7 @@ import pytest
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import OutboxStatus
-from src.email import Message
+from src.email import EmailUtils, Message
 from src.services.outbox import back_off
 from src.services.purge import purge
 from tests.support.databases import execute
@@ -24,6 +24,7 @@ from tests.support.outbox import (
     queue_notices,
 )
 from tests.support.service import Mailbox, make_settings
+from tests.support.smtp_server import MailServer, Mood
 from tests.support.steps import activate, sign_up
 
 
@@ -104,6 +105,28 @@ async def test_what_is_refused_for_good_is_a_dead_letter_at_once(
 
     [email] = await outbox.list_all()
     assert (email.status, email.attempts, email.last_error) == (OutboxStatus.REFUSED, 1, reason)
+
+
+@pytest.mark.parametrize(
+    ("mood", "status"),
+    [
+        ("has no such mailbox", OutboxStatus.REFUSED),
+        ("never", OutboxStatus.REFUSED),
+        ("not now", OutboxStatus.QUEUED),
+        ("knows nobody", OutboxStatus.QUEUED),
+    ],
+)
+async def test_what_a_mail_server_says_tells_whether_to_try_again(
+    database: AsyncDatabaseManager, mood: Mood, status: OutboxStatus
+) -> None:
+    await queue_notices(database, 1)
+
+    with MailServer() as server:
+        server.becomes(mood)
+        carrier = EmailUtils(host="127.0.0.1", port=server.port, sender="accounts@example.com", tls="none")
+        await make_dispatcher(database, carrier).dispatch_due()
+
+    assert [email.status for email in await list_emails(database)] == [status]
 
 
 @pytest.mark.parametrize(
