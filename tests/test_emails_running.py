@@ -97,7 +97,7 @@ async def test_whatever_the_mail_server_does_sign_ups_go_on_and_every_email_arri
     database_url: str, database: AsyncDatabaseManager, tmp_path: Path
 ) -> None:
     server = MailServer()
-    moods: tuple[Mood, ...] = ("not now", "never", "drops", "takes and drops")
+    moods: tuple[Mood, ...] = ("not now", "knows nobody", "drops", "takes and drops")
     with run_service(tmp_path, **wiring(database_url, server)) as service:
         service.wait_until_ready()
         with server:

@@ -25,7 +25,7 @@ def list_emails(
         return
     for email in emails:
         typer.echo(
-            f"{email.id}  {email.status:6}  {email.kind:18} attempts {email.attempts:2}  "
+            f"{email.id}  {email.status:7}  {email.kind:18} attempts {email.attempts:2}  "
             f"due {email.due_at:%Y-%m-%d %H:%M:%S}  {email.to_email}  {email.last_error or ''}"
         )
 

@@ -158,7 +158,6 @@ class Settings(BaseSettings):
     smtp_from: str = ""
     smtp_tls: Literal["none", "starttls", "implicit"] = "starttls"
     email_templates_dir: Path | None = None
-    email_limit_per_hour: int = Field(default=5, gt=0)
     outbox_in_app: bool = True
     outbox_lease_seconds: int = Field(default=60, gt=40)
     outbox_max_attempts: int = Field(default=25, gt=0)

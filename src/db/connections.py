@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
 
 BUSY_TIMEOUT_SECONDS = 15  # how long an SQLite writer waits for its turn
+MIGRATION_BUSY_TIMEOUT_SECONDS = 1  # before it says that it waits; then it goes on waiting
 CONNECT_TIMEOUT_SECONDS = 10
 COMMAND_TIMEOUT_SECONDS = 30  # a PostgreSQL that hangs must not hold its callers for ever
 DEFAULT_POOL_SIZE = 20
@@ -68,9 +69,11 @@ class Connections:
     def open(cls, url: URL, *, pool_size: int, echo: bool) -> Self:
         """None is made before it is needed. No error and no log shows parameters: they may be hashes."""
         if url.get_backend_name() != "sqlite":
-            autocommit = _create_postgresql_engine(url, pool_size=pool_size, echo=echo)
+            autocommit = _create_postgresql_engine(
+                url, pool_size=pool_size, echo=echo, command_timeout=COMMAND_TIMEOUT_SECONDS
+            )
             return cls(autocommit.execution_options(isolation_level="READ COMMITTED"), autocommit)
-        engine = _create_sqlite_engine(url, pool_size=pool_size, echo=echo)
+        engine = _create_sqlite_engine(url, pool_size=pool_size, echo=echo, busy_timeout=BUSY_TIMEOUT_SECONDS)
         threads = None if is_in_memory(url) else SQLiteThreads(url, echo=echo)
         return cls(engine, engine.execution_options(sqlite_begin=None), threads)
 
@@ -154,7 +157,15 @@ class SQLiteThreads:
         return work(connection)
 
 
-def _create_postgresql_engine(url: URL, *, pool_size: int, echo: bool) -> AsyncEngine:
+def create_migration_engine(url: URL) -> AsyncEngine:
+    """For one connection that may take its time: building an index of a big table takes longer than any request may."""
+    if url.get_backend_name() == "sqlite":
+        return _create_sqlite_engine(url, pool_size=1, echo=False, busy_timeout=MIGRATION_BUSY_TIMEOUT_SECONDS)
+    engine = _create_postgresql_engine(url, pool_size=1, echo=False, command_timeout=None)
+    return engine.execution_options(isolation_level="READ COMMITTED")
+
+
+def _create_postgresql_engine(url: URL, *, pool_size: int, echo: bool, command_timeout: float | None) -> AsyncEngine:
     engine = create_async_engine(
         url,
         echo=echo,
@@ -163,7 +174,7 @@ def _create_postgresql_engine(url: URL, *, pool_size: int, echo: bool) -> AsyncE
         max_overflow=0,  # a connection over the size would be closed after its statement, and opened again for the next
         isolation_level="AUTOCOMMIT",
         skip_autocommit_rollback=True,
-        connect_args={"timeout": CONNECT_TIMEOUT_SECONDS, "command_timeout": COMMAND_TIMEOUT_SECONDS},
+        connect_args={"timeout": CONNECT_TIMEOUT_SECONDS, "command_timeout": command_timeout},
     )
     event.listen(engine.sync_engine, "do_connect", _connect_or_operational_error)
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
@@ -204,7 +215,7 @@ def _check_file(database: str) -> None:
         sqlite3.connect(database).close()
 
 
-def _create_sqlite_engine(url: URL, *, pool_size: int, echo: bool) -> AsyncEngine:
+def _create_sqlite_engine(url: URL, *, pool_size: int, echo: bool, busy_timeout: float) -> AsyncEngine:
     pool: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0}
     if is_in_memory(url):
         pool = {"poolclass": StaticPool}
@@ -213,7 +224,7 @@ def _create_sqlite_engine(url: URL, *, pool_size: int, echo: bool) -> AsyncEngin
         echo=echo,
         hide_parameters=True,
         connect_args={
-            "timeout": BUSY_TIMEOUT_SECONDS,
+            "timeout": busy_timeout,
             "isolation_level": None,  # the driver begins nothing by itself; `_begin_sqlite` does
         },
         **pool,

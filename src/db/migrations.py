@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, func, inspect, select, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from src.db.connections import create_migration_engine
 from src.db.database import AsyncDatabaseManager, is_transient_database_error
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 _ROOT = Path(__file__).parents[2]
 _REVISION = re.compile(r"^(revision|down_revision)\b.*= (.+)$", re.MULTILINE)
 _ADVISORY_LOCK = 0x75736572  # any number, as long as every instance uses the same
+_WAITING = "Another process migrates the database, or holds its lock: waiting for it to finish"
 
 
 class DatabaseNotReadyError(Exception):
@@ -30,8 +32,6 @@ async def prepare(database: AsyncDatabaseManager, *, auto_migrate: bool) -> None
 
     Raises `DatabaseNotReadyError`.
     """
-    if database.is_in_memory:
-        raise DatabaseNotReadyError("DATABASE_URL names a database in memory, which is for tests: name a file.")
     try:
         if database.is_sqlite or auto_migrate:
             await migrate(database)
@@ -39,11 +39,12 @@ async def prepare(database: AsyncDatabaseManager, *, auto_migrate: bool) -> None
         async with database.session() as session:
             if await is_current(session):
                 return
-    except DBAPIError as error:
+    except (DBAPIError, TimeoutError) as error:  # asyncpg's own limits raise the latter
         if not is_transient_database_error(error):
             raise
+        reason = error.orig if isinstance(error, DBAPIError) else "it does not answer in time"
         raise DatabaseNotReadyError(
-            f"The database cannot be opened ({error.orig}). Check DATABASE_URL; the file and folder of an SQLite "
+            f"The database cannot be opened ({reason}). Check DATABASE_URL; the file and folder of an SQLite "
             "database must be writable for the user that the service runs as."
         ) from None
     raise DatabaseNotReadyError(
@@ -90,24 +91,43 @@ async def migrate(database: AsyncDatabaseManager) -> None:
 
 @asynccontextmanager
 async def migrating_connection(database: AsyncDatabaseManager) -> AsyncGenerator[AsyncConnection, None]:
-    """A connection in a transaction that only one process has at a time, committed at the end."""
-    async with database.engine.connect() as connection:
-        if not database.is_sqlite:
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
+    """A connection of its own, without the limits of time that requests have, in a transaction that only one process
+    has at a time, committed at the end. Others wait as long as it takes.
+
+    Raises `DatabaseNotReadyError` for a database in memory, which no second connection reaches.
+    """
+    if database.is_in_memory:
+        raise DatabaseNotReadyError("DATABASE_URL names a database in memory, which is for tests: name a file.")
+    engine = create_migration_engine(database.url)
+    try:
+        async with engine.connect() as connection:
+            await (_begin_sqlite(connection) if database.is_sqlite else _begin_postgresql(connection))
             yield connection
             await connection.commit()
-            return
-        driver = (await connection.get_raw_connection()).driver_connection
-        assert driver is not None  # noqa: S101 - a fresh connection has its driver's
-        # SQLite changes a table by building it anew and dropping the old one. With foreign keys on, the drop deletes
-        # what refers to the old rows; and inside a transaction the switch does nothing.
-        await driver.execute("PRAGMA foreign_keys=OFF")
+    finally:
+        await engine.dispose()
+
+
+async def _begin_postgresql(connection: AsyncConnection) -> None:
+    if not await connection.scalar(select(func.pg_try_advisory_xact_lock(_ADVISORY_LOCK))):
+        log.warning(_WAITING)
+        await connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+
+
+async def _begin_sqlite(connection: AsyncConnection) -> None:
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert driver is not None  # noqa: S101 - a fresh connection has its driver's
+    # SQLite changes a table by building it anew and dropping the old one. With foreign keys on, the drop deletes what
+    # refers to the old rows; and inside a transaction the switch does nothing.
+    await driver.execute("PRAGMA foreign_keys=OFF")
+    _ = await connection.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+    while not connection.in_transaction():
         try:
-            _ = await connection.execution_options(sqlite_begin="BEGIN IMMEDIATE")
-            async with connection.begin():
-                yield connection
-        finally:
-            await driver.execute("PRAGMA foreign_keys=ON")
+            _ = await connection.begin()
+        except OperationalError as error:
+            if getattr(error.orig, "sqlite_errorname", None) != "SQLITE_BUSY":
+                raise
+            log.warning(_WAITING)
 
 
 def _upgrade(connection: Connection) -> None:

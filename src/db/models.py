@@ -96,7 +96,10 @@ class SessionModel(BaseModel):
 class OutboxStatus(StrEnum):
     QUEUED = "queued"
     SENT = "sent"
-    DEAD = "dead"  # every attempt failed; `python -m src outbox retry` tries again
+    DROPPED = "dropped"  # needs no sending: it is for nobody, has become pointless, or another that waits will do
+    # Dead letters, which `python -m src outbox retry` queues again:
+    DEAD = "dead"  # every attempt failed, for a reason of ours
+    REFUSED = "refused"  # a mail server refused this recipient or this message: for good, or at every attempt
 
 
 class OutboxEmailModel(BaseModel):

@@ -11,7 +11,8 @@ class SendsEmail(Protocol):
     """What the service needs of `EmailUtils`. An application may wire in anything that has it."""
 
     async def send(self, message: Message) -> None:
-        """Hand the message over. Whatever it raises, the message is tried again later."""
+        """Hand the message over. Whatever it raises, the message is tried again later, but for what a mail server
+        refuses for good: see `src.services.outbox.refusal_of`."""
         ...
 
 

@@ -25,7 +25,8 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """A notice tells an owner of something that has happened, so nobody may be able to silence it: it has no limit."""
+    """A notice tells an owner of something that has happened. Nobody may be able to silence it, so it is queued even
+    while another like it waits."""
 
     link: Link | None = None
     is_notice: bool = False

@@ -4,18 +4,24 @@ from uuid import UUID
 
 from src.core.callers import Caller
 from src.core.exceptions import LastAdminError
-from src.core.kinds import EmailKind
+from src.core.kinds import EmailKind, TokenPurpose
 from src.db.models import EventKind, UserModel
 from src.db.unit_of_work import UnitOfWork
 from src.email.catalogue import LINK_KINDS
 from src.services.context import Context
 
 
-async def revoke_credentials(uow: UnitOfWork, user_id: UUID, *, keep_session: UUID | None = None) -> None:
+async def revoke_credentials(
+    uow: UnitOfWork, user_id: UUID, *, keep_session: UUID | None = None, keep_revert: bool = True
+) -> None:
     """End all that lets somebody in: the links that were mailed, the emails that would bring one, and every session but
-    the one to keep. The link that undoes an address change stays."""
-    await uow.tokens.revoke_all(user_id)
-    await uow.emails.cancel(user_id, LINK_KINDS)
+    the one to keep.
+
+    The link that undoes an address change stays, unless `keep_revert` is false: a new password or address may be that
+    of a thief who has moved the account, and the owner has no other way back.
+    """
+    await uow.tokens.revoke_all(user_id, keep=TokenPurpose.EMAIL_REVERT if keep_revert else None)
+    await uow.emails.cancel(user_id, LINK_KINDS if keep_revert else [*LINK_KINDS, EmailKind.EMAIL_CHANGED])
     await uow.sessions.revoke_all(user_id, except_id=keep_session)
 
 

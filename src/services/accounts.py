@@ -9,7 +9,6 @@ from src.core.callers import Operator
 from src.core.exceptions import (
     InvalidTokenError,
     SignUpClosedError,
-    TooManyRequestsException,
     UserEmailTakenError,
     UserNotFoundError,
     WrongPasswordError,
@@ -151,16 +150,13 @@ class AccountService(Service):
         owner = await self.uow.users.find_owner(email)
         if owner:
             recipients: Sequence[UserModel] = [owner]
-            queued = [await self.context.notify(EmailKind.ALREADY_REGISTERED, to=owner.email, user_id=owner.id)]
+            await self.context.notify(EmailKind.ALREADY_REGISTERED, to=owner.email, user_id=owner.id)
         else:
             recipients = await self.uow.users.list_live_sign_ups(email, limit=RESENT_LINKS, lock=True)
-            queued = [await self._queue_activation(user) for user in recipients]
-        failure = None
-        if any(queued):
-            event.user_id = recipients[0].id
-        else:  # nobody is there, or their emails wait already: events would pile up about somebody
-            failure = (TooManyRequestsException if recipients else UserNotFoundError).code
-        await self.context.commit(event, failure=failure)
+            for user in recipients:
+                await self._queue_activation(user)
+        event.user_id = recipients[0].id if recipients else None
+        await self.context.commit(event, failure=None if recipients else UserNotFoundError.code)
 
     async def _add_activated(self, user: UserModel, event: AuditEvent) -> None:
         await self.uow.users.lock_addresses(user.email)
@@ -190,8 +186,8 @@ class AccountService(Service):
             await self._queue_activation(user)
         return None
 
-    async def _queue_activation(self, user: UserModel) -> bool:
-        return await self.context.outbox.queue(
+    async def _queue_activation(self, user: UserModel) -> None:
+        await self.context.outbox.queue(
             EmailKind.ACTIVATION, to=user.email, user_id=user.id, where=user.signed_up_from, name=user.name
         )
 

@@ -86,12 +86,7 @@ class Context:
                 fingerprint=runtime.signer.fingerprint,
                 anonymous_failures=runtime.anonymous_failures,
             ),
-            Outbox(
-                uow,
-                is_wired=email is not None,
-                limit_per_hour=settings.email_limit_per_hour,
-                wake=runtime.wake_dispatcher,
-            ),
+            Outbox(uow, is_wired=email is not None, wake=runtime.wake_dispatcher),
         )
 
     @property
@@ -112,9 +107,12 @@ class Context:
         await self.uow.commit()
         self.outbox.wake()
 
-    async def notify(self, kind: EmailKind, *, to: str, user_id: UUID | None, **content: str | None) -> bool:
-        """Queue an email that says where the request came from; false if one that waits will do."""
-        return await self.outbox.queue(kind, to=to, user_id=user_id, where=self.origin.address, **content)
+    async def notify(
+        self, kind: EmailKind, *, to: str, user_id: UUID | None, is_for_nobody: bool = False, **content: str | None
+    ) -> None:
+        """Queue an email that says where the request came from; see `Outbox.queue`."""
+        where = self.origin.address
+        await self.outbox.queue(kind, to=to, user_id=user_id, where=where, is_for_nobody=is_for_nobody, **content)
 
 
 class Service:

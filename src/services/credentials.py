@@ -7,7 +7,6 @@ from src.core.callers import AuthenticatedUser
 from src.core.exceptions import (
     InvalidAccessTokenError,
     InvalidTokenError,
-    TooManyRequestsException,
     UserDisabledError,
     UserEmailTakenError,
     UserNotFoundError,
@@ -64,15 +63,12 @@ class CredentialService(Service):
             url = await self._respond_with_reset_link(recipient)
             await self.context.commit(event, failure=failure)
             return url
-        # For an unknown address too, and dropped when it would be sent: the same statements take the same time.
-        is_queued = await self.context.outbox.queue(
+        await self.context.notify(  # for an unknown address too: the same statements take the same time
             EmailKind.PASSWORD_RESET,
             to=recipient.email if recipient else email,
             user_id=recipient.id if recipient else None,
-            where=self.context.origin.address,
+            is_for_nobody=recipient is None,
         )
-        if not is_queued:  # an email waits already; the events of asking again and again would pile up about somebody
-            event.user_id, failure = None, TooManyRequestsException.code
         await self.context.commit(event, failure=failure)
         return None
 

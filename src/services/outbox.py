@@ -7,14 +7,14 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 from src.core.kinds import EmailKind
 from src.core.settings import Settings
 from src.db.base import utc_now
 from src.db.database import AsyncDatabaseManager
-from src.db.models import OutboxEmailModel
+from src.db.models import OutboxEmailModel, OutboxStatus
 from src.db.repositories import OutboxRepository
 from src.db.unit_of_work import UnitOfWork, open_unit_of_work
 from src.email import Message, MessageTemplates, SendsEmail
@@ -22,13 +22,12 @@ from src.email.catalogue import CATALOGUE
 
 log = logging.getLogger(__name__)
 
-LIMIT_WINDOW = timedelta(hours=1)
 STUCK_AFTER = timedelta(minutes=5)
 
 BATCH = 10
 POLL_SECONDS = 1.0
 STOP_SECONDS = 2.0
-SEND_TIMEOUT_SECONDS = 30.0  # less than a lease, so that two dispatchers never send one email at once
+ATTEMPT_SECONDS = 30.0  # less than a lease, so that two dispatchers never send one email at once
 FIRST_RETRY_SECONDS = 5.0
 LONGEST_RETRY_SECONDS = 3600.0
 
@@ -39,30 +38,37 @@ class Outbox:
     Where SMTP is not configured (`is_wired` is false), nothing is left.
     """
 
-    def __init__(self, uow: UnitOfWork, *, is_wired: bool, limit_per_hour: int, wake: Callable[[], None]) -> None:
+    def __init__(self, uow: UnitOfWork, *, is_wired: bool, wake: Callable[[], None]) -> None:
         self.is_wired = is_wired
         self._emails = uow.emails
-        self._limit = limit_per_hour
         self._wake = wake
         self._has_queued = False
 
     async def queue(
-        self, kind: EmailKind, *, to: str, user_id: UUID | None, where: str | None, **content: str | None
-    ) -> bool:
-        """Leave an email; false if one that waits will do. `where` is where the request came from, which most tell.
+        self,
+        kind: EmailKind,
+        *,
+        to: str,
+        user_id: UUID | None,
+        where: str | None,
+        is_for_nobody: bool = False,
+        **content: str | None,
+    ) -> None:
+        """Leave an email. `where` is where the request came from, which most tell.
 
-        An address gets so many emails of a kind in an hour. More wait until the hour is over, all in one; so does a
-        request for an email about the same user that waits already. Notices are exempt: nobody may silence them.
+        One that is for nobody, or like another that waits already, is stored as dropped: whoever asks must not see by
+        the time that it takes whether an address is known, so the statements are the same. A notice is never dropped.
         """
         if not self.is_wired:
-            return True
-        due_at = utc_now() if CATALOGUE[kind].is_notice else await self._find_place(kind, to, user_id)
-        if due_at is None:
-            return False
-        values = {"when": f"{utc_now():%Y-%m-%d %H:%M} UTC", "where": where} | content
-        await self._emails.add(OutboxEmailModel(kind=kind, to_email=to, user_id=user_id, content=values, due_at=due_at))
-        self._has_queued = True
-        return True
+            return
+        needs_sending = CATALOGUE[kind].is_notice or await self._is_first(kind, to, user_id)
+        is_queued = needs_sending and not is_for_nobody
+        email = OutboxEmailModel(kind=kind, to_email=to, user_id=user_id, status=OutboxStatus.DROPPED)
+        if is_queued:
+            email.status = OutboxStatus.QUEUED
+            email.content = {"when": f"{utc_now():%Y-%m-%d %H:%M} UTC", "where": where} | content
+        await self._emails.add(email)
+        self._has_queued |= is_queued
 
     def wake(self) -> None:
         """After a commit: wake the dispatcher, if something was queued."""
@@ -70,18 +76,10 @@ class Outbox:
             self._has_queued = False
             self._wake()
 
-    async def _find_place(self, kind: EmailKind, to: str, user_id: UUID | None) -> datetime | None:
-        """When the email may go; `None` if another that waits will do."""
+    async def _is_first(self, kind: EmailKind, to: str, user_id: UUID | None) -> bool:
+        """Whether no such email waits already."""
         await self._emails.lock_recipient(to, user_id)
-        if await self._emails.is_waiting(kind, to_email=to, user_id=user_id):
-            return None
-        now = utc_now()
-        recent = await self._emails.find_recent(kind, to_email=to, since=now - LIMIT_WINDOW, limit=self._limit)
-        if len(recent) < self._limit:
-            return now
-        if await self._emails.is_waiting(kind, to_email=to):
-            return None
-        return recent[-1] + LIMIT_WINDOW
+        return not await self._emails.is_waiting(kind, to_email=to, user_id=user_id)
 
 
 async def issue_link(
@@ -162,15 +160,15 @@ class Dispatcher:
 
     async def _deliver(self, email: OutboxEmailModel) -> None:
         try:
-            message = await self._compose(email)
-            if message is not None:
-                async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+            async with asyncio.timeout(ATTEMPT_SECONDS):
+                message = await self._compose(email)
+                if message is not None:
                     await self._carrier.send(message)
         except asyncio.CancelledError:
             await self._settle(lambda emails: emails.release(email))
             raise
         except Exception as error:  # noqa: BLE001 - whatever it was, the email is tried again
-            await self._retry_later(email, error)
+            await self._retry_or_give_up(email, error)
             return
         await self._settle(lambda emails: emails.mark_sent(email) if message else emails.drop(email))
 
@@ -188,14 +186,13 @@ class Dispatcher:
             if entry.is_pointless(user, email.to_email):
                 return None
             if user and entry.link:
-                session_id = (email.content or {}).get("session_id")
                 url = await issue_link(
                     uow,
                     self._settings,
                     kind,
                     user.id,
                     new_email=email.to_email if entry.link.moves_account else None,
-                    session_id=UUID(session_id) if session_id else None,
+                    session_id=await _find_session(uow, email),
                 )
             await uow.commit()
         values = {**(email.content or {}), "url": url}
@@ -203,13 +200,17 @@ class Dispatcher:
             kind, self._settings.auth_default_locale, id_=email.id, to=email.to_email, values=values
         )
 
-    async def _retry_later(self, email: OutboxEmailModel, error: Exception) -> None:
-        reason = f"{type(error).__qualname__} {getattr(error, 'code', '')}".strip()  # its text may quote the email
-        retry_at = None
-        if email.attempts < self._settings.outbox_max_attempts:
-            retry_at = utc_now() + back_off(email.attempts)
-        await self._settle(lambda emails: emails.mark_failed(email, error=reason, retry_at=retry_at))
-        level = logging.WARNING if retry_at else logging.ERROR
+    async def _retry_or_give_up(self, email: OutboxEmailModel, error: Exception) -> None:
+        refusal = refusal_of(error)
+        code = getattr(error, "code", "") if refusal is None else refusal
+        reason = f"{type(error).__qualname__} {code}".strip()  # its text may quote the email
+        is_last = email.attempts >= self._settings.outbox_max_attempts or is_permanent(refusal)
+        if is_last:
+            await self._settle(lambda emails: emails.give_up(email, error=reason, is_refused=refusal is not None))
+        else:
+            due_at = utc_now() + back_off(email.attempts)
+            await self._settle(lambda emails: emails.retry_at(email, due_at, error=reason))
+        level = logging.ERROR if is_last else logging.WARNING
         log.log(level, "Email %s (%s) failed, attempt %d: %s", email.id, email.kind, email.attempts, reason)
 
     async def _settle(self, settle: Callable[[OutboxRepository], Awaitable[None]]) -> None:
@@ -231,6 +232,30 @@ class Dispatcher:
             log.warning("What became of an email could not be stored (%s)", type(error).__qualname__)
 
 
+async def _find_session(uow: UnitOfWork, email: OutboxEmailModel) -> UUID | None:
+    """The session that asked for the email, unless it has been forgotten while the email waited."""
+    session_id = (email.content or {}).get("session_id")
+    if session_id is None or not await uow.sessions.exists({"id": UUID(session_id)}):
+        return None
+    return UUID(session_id)
+
+
+def refusal_of(error: Exception) -> int | None:
+    """The reply by which a mail server refused this recipient or this message. `None` for every other error: of the
+    connection, the log-in or the sender, which whoever runs the service has to mend.
+
+    By their names in aiosmtplib, which is loaded only where emails are sent; another carrier may raise the like.
+    """
+    [first, *_] = getattr(error, "recipients", None) or [error]
+    is_refusal = type(first).__name__ in ("SMTPRecipientRefused", "SMTPDataError")
+    return getattr(first, "code", None) if is_refusal else None
+
+
+def is_permanent(refusal: int | None) -> bool:
+    """Whether trying again is of no use (RFC 5321, section 4.2.1)."""
+    return refusal is not None and 500 <= refusal < 600
+
+
 def back_off(attempts: int) -> timedelta:
     """How long to wait after so many attempts: doubling from seconds to an hour, and never in step with others."""
     seconds = min(FIRST_RETRY_SECONDS * 2 ** min(attempts - 1, 16), LONGEST_RETRY_SECONDS)
@@ -238,7 +263,7 @@ def back_off(attempts: int) -> timedelta:
 
 
 async def list_unsent(database: AsyncDatabaseManager, *, limit: int) -> Sequence[OutboxEmailModel]:
-    """The emails that wait and the dead letters, the oldest first."""
+    """The emails that wait and the dead letters of both kinds, the oldest first."""
     async with open_unit_of_work(database) as uow:
         return await uow.emails.list_unsent(limit=limit)
 

@@ -4,19 +4,23 @@ import asyncio
 import logging
 import random
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from functools import partial
+from datetime import timedelta
+from typing import Any
 
 from src.core.settings import Settings
 from src.db.base import utc_now
 from src.db.database import AsyncDatabaseManager
+from src.db.repositories import BaseRepository, Condition
 from src.db.unit_of_work import UnitOfWork, open_unit_of_work
-from src.services.outbox import LIMIT_WINDOW
 
 log = logging.getLogger(__name__)
 
 INTERVAL = timedelta(hours=1)
-EVENTS_AT_ONCE = 5_000
+SETTLED_EMAILS_KEPT = timedelta(hours=1)
+DEAD_LETTERS_KEPT = timedelta(days=30)  # for an operator to see; they hold addresses, of people who may have left too
+FOUND_AT_ONCE = 10_000
+BATCH = 500  # a sign-up, with all that refers to it, takes SQLite some 40 microseconds
+PAUSE_SECONDS = 0.01  # another process that waits for SQLite's file only tries now and then
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,39 +35,42 @@ class Purged:
 
 
 async def purge(database: AsyncDatabaseManager, settings: Settings) -> Purged:
-    """Delete expired tokens, ended sessions, sign-ups that no link can activate any more, emails that were sent, and
-    events older than AUDIT_RETENTION_SECONDS.
-
-    Each kind has a transaction of its own: one for all would hold tokens while it waits for users, against the order
-    in which everybody else takes their locks.
-    """
+    """Delete expired tokens, ended sessions, sign-ups that no link can activate any more, emails that were sent or
+    dropped, old dead letters, and events older than AUDIT_RETENTION_SECONDS."""
     now = utc_now()
     abandoned_before = now - timedelta(seconds=settings.auth_activation_ttl_seconds)
     events_before = now - timedelta(seconds=settings.audit_retention_seconds)
     async with open_unit_of_work(database) as uow:
-        counts = dict[str, int]()
-        for kind, delete in (
-            ("tokens", uow.tokens.delete_expired),
-            ("sessions", uow.sessions.delete_ended),
-            ("sign_ups", partial(uow.users.delete_abandoned, abandoned_before)),
-            ("mails", partial(uow.emails.delete_sent, now - LIMIT_WINDOW)),
-        ):
-            await uow.begin()
-            counts[kind] = await delete()
-            await uow.commit()
-        return Purged(**counts, events=await _delete_old_events(uow, events_before))
+        emails = uow.emails.obsolete(settled_before=now - SETTLED_EMAILS_KEPT, dead_before=now - DEAD_LETTERS_KEPT)
+        return Purged(
+            tokens=await _purge(uow, uow.tokens, uow.tokens.expired()),
+            sessions=await _purge(uow, uow.sessions, uow.sessions.ended()),
+            sign_ups=await _purge(uow, uow.users, uow.users.abandoned(abandoned_before)),
+            mails=await _purge(uow, uow.emails, emails),
+            # Where the service may only insert events, their owner purges: docs/audit-trail.md.
+            events=await _purge(uow, uow.events, uow.events.older_than(events_before))
+            if await uow.events.may_delete()
+            else 0,
+        )
 
 
-async def _delete_old_events(uow: UnitOfWork, cutoff: datetime) -> int:
-    """So many at once, since there may be millions, and others want to write meanwhile. Where the service may only
-    insert events, their owner purges: docs/audit-trail.md."""
+async def _purge(uow: UnitOfWork, rows: BaseRepository[Any], condition: Condition) -> int:
+    """Delete the rows for which the condition holds; how many they were.
+
+    Each batch is a transaction of its own, so that others write between two: there may be millions. What to delete is
+    looked for before, where a long search keeps no writer waiting, and for many batches at once, since it may read the
+    whole table.
+    """
     total = 0
-    while await uow.events.may_delete():
-        await uow.begin()
-        deleted = await uow.events.delete_before(cutoff, limit=EVENTS_AT_ONCE)
-        await uow.commit()
+    while ids := await rows.find_ids(condition, limit=FOUND_AT_ONCE):
+        deleted = 0
+        for start in range(0, len(ids), BATCH):
+            await uow.begin()
+            deleted += await rows.purge(ids[start : start + BATCH], condition)
+            await uow.commit()
+            await asyncio.sleep(PAUSE_SECONDS)
         total += deleted
-        if deleted < EVENTS_AT_ONCE:
+        if deleted == 0 or len(ids) < FOUND_AT_ONCE:  # what is left is locked, and waits for the next time
             break
     return total
 

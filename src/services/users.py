@@ -96,7 +96,7 @@ class UserService(Service):
             if changes:
                 await self.uow.users.update(user_id, changes)
             if changes.get("is_active") is False:
-                await revoke_credentials(self.uow, user_id)
+                await revoke_credentials(self.uow, user_id, keep_revert=False)
             record = await self.uow.users.get_record(user_id)
             await self.context.commit(event)
             return record
@@ -130,7 +130,9 @@ class UserService(Service):
                 raise UserPendingError
             if not user.is_active:
                 raise UserDisabledError
-            await self.context.outbox.queue(EmailKind.PASSWORD_RESET, to=user.email, user_id=user.id, where=None)
+            await self.context.outbox.queue(
+                EmailKind.PASSWORD_RESET, to=user.email, user_id=user.id, where=None, asked_by="administrator"
+            )
             await self.context.commit(event)
 
     async def revoke_sessions(self, caller: Caller, user_id: UUID) -> None:
@@ -175,7 +177,7 @@ class UserService(Service):
         user = await self.uow.users.find_invitation(email)
         if user:
             _require_rank(caller, user)
-            await self.uow.tokens.revoke_all(user.id)
+            await revoke_credentials(self.uow, user.id)
             await self.uow.users.update(user.id, {"name": name, "is_admin": is_admin})
             return user
         return await self.uow.users.add(

@@ -14,7 +14,7 @@ from src.db.base import utc_now
 from src.db.models import UserModel
 from src.db.repositories import UserRepository
 from tests.support.factories import expire_links
-from tests.support.service import MailingService, Service, StartMailingService
+from tests.support.service import MailingService, Service
 from tests.support.steps import activate, create_account, post_sign_up, resend, sign_up, token_of
 
 
@@ -146,9 +146,8 @@ async def test_twenty_sign_ups_of_one_address_activated_at_once(
 
 
 async def test_activations_resends_and_sign_ups_of_one_address_at_once(
-    start_mailing_service: StartMailingService, database: AsyncDatabaseManager
+    mailing_service: MailingService, database: AsyncDatabaseManager
 ) -> None:
-    mailing_service = await start_mailing_service(email_limit_per_hour=100)
     for _ in range(10):
         await sign_up(mailing_service)
     tokens = [mailing_service.mailbox.token(index) for index in range(10)]
@@ -189,10 +188,7 @@ class TestResend:
         assert (await activate(mailing_service, older)).status_code == 200
         assert (await activate(mailing_service, mailing_service.mailbox.token(-1))).status_code == 200
 
-    async def test_each_of_the_three_newest_sign_ups_gets_its_own_link(
-        self, start_mailing_service: StartMailingService
-    ) -> None:
-        mailing_service = await start_mailing_service(email_limit_per_hour=100)
+    async def test_each_of_the_three_newest_sign_ups_gets_its_own_link(self, mailing_service: MailingService) -> None:
         names = ("one", "two", "three", "four")
         for name in names:
             await sign_up(mailing_service, name=name)

@@ -228,6 +228,7 @@ class TestSendingAPasswordReset:
         assert response.status_code == 202
         assert response.json() == {"detail": "A link is on its way to the user."}
         assert [message.to for message in service.mailbox.messages] == ["ana@example.com"]
+        assert "An administrator asked you to" in service.mailbox.messages[-1].text
         assert (await reset(service, service.mailbox.token())).status_code == 204
         await log_in(service, password=NEW_PASSWORD)
 

@@ -23,8 +23,9 @@ async def emails(database: AsyncDatabaseManager) -> dict[str, OutboxEmailModel]:
     return {
         "waiting": await add_email(database, "waiting@example.com", OutboxStatus.QUEUED, 0),
         "dead": await add_email(database, "dead@example.com", OutboxStatus.DEAD, 25),
-        "dead too": await add_email(database, "dead-too@example.com", OutboxStatus.DEAD, 25),
+        "refused": await add_email(database, "refused@example.com", OutboxStatus.REFUSED, 1),
         "sent": await add_email(database, "sent@example.com", OutboxStatus.SENT, 1),
+        "dropped": await add_email(database, "dropped@example.com", OutboxStatus.DROPPED, 0),
     }
 
 
@@ -40,12 +41,12 @@ async def test_list_shows_what_waits_and_what_is_dead_and_why(
     listed = await outbox(database_url, "list")
 
     assert listed.exit_code == 0, listed.stderr
-    waiting, dead, dead_too = listed.stdout.splitlines()
-    assert waiting.startswith(f"{emails['waiting'].id}  queued  account_deleted    attempts  0  due ")
+    waiting, dead, refused = listed.stdout.splitlines()
+    assert waiting.startswith(f"{emails['waiting'].id}  queued   account_deleted    attempts  0  due ")
     assert "waiting@example.com" in waiting
-    assert dead.startswith(f"{emails['dead'].id}  dead    account_deleted    attempts 25  due ")
+    assert dead.startswith(f"{emails['dead'].id}  dead     account_deleted    attempts 25  due ")
     assert dead.endswith("dead@example.com  SMTPDataError 554")
-    assert dead_too.startswith(str(emails["dead too"].id))
+    assert refused.startswith(f"{emails['refused'].id}  refused  account_deleted    attempts  1  due ")
     assert "canary-of-the-content" not in listed.stdout
 
 
@@ -87,7 +88,7 @@ async def test_retry_queues_one_dead_letter_with_all_its_attempts_again(
 
     assert (retried.exit_code, retried.stdout) == (0, "Queued 1 again.\n")
     assert await read(database, emails["dead"]) == (OutboxStatus.QUEUED, 0)
-    assert await read(database, emails["dead too"]) == (OutboxStatus.DEAD, 25)
+    assert await read(database, emails["refused"]) == (OutboxStatus.REFUSED, 1)
 
 
 async def test_retry_alone_queues_every_dead_letter_and_nothing_else(
@@ -96,7 +97,7 @@ async def test_retry_alone_queues_every_dead_letter_and_nothing_else(
     retried = await outbox(database_url, "retry")
 
     assert (retried.exit_code, retried.stdout) == (0, "Queued 2 again.\n")
-    for name in ("dead", "dead too"):
+    for name in ("dead", "refused"):
         assert await read(database, emails[name]) == (OutboxStatus.QUEUED, 0)
     assert await read(database, emails["sent"]) == (OutboxStatus.SENT, 1)
 

@@ -3,6 +3,8 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
@@ -26,6 +28,7 @@ from src.db.migrations import (
 )
 from src.db.models import AuditEventModel
 from src.db.repositories import AuditEventRepository, UserRepository, UserTokenRepository
+from tests.support.databases import connected, writing
 from tests.support.factories import make_user
 from tests.support.processes import ROOT
 
@@ -207,6 +210,65 @@ async def test_processes_that_migrate_together_take_turns(empty_url: str) -> Non
     async with databases[0].session() as session:
         assert await session.scalar(text("SELECT version_num FROM alembic_version")) == head()
     await asyncio.gather(*(database.disconnect() for database in databases))
+
+
+@asynccontextmanager
+async def migrating_elsewhere(url: str) -> AsyncGenerator[None, None]:
+    """Another process migrates meanwhile, and takes its time."""
+    async with connected(url) as database, migrating_connection(database):
+        yield
+
+
+async def wait_for_log(caplog: pytest.LogCaptureFixture, sentence: str) -> None:
+    async with asyncio.timeout(10):
+        while sentence not in caplog.text:
+            await asyncio.sleep(0.01)
+
+
+async def test_an_instance_that_waits_for_another_to_migrate_says_so_and_waits_as_long_as_it_takes(
+    empty_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The limits are half a minute and a quarter of one.
+    monkeypatch.setattr("src.db.connections.COMMAND_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("src.db.connections.BUSY_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("src.db.connections.MIGRATION_BUSY_TIMEOUT_SECONDS", 0.1)
+    async with connected(empty_url) as database:
+        async with migrating_elsewhere(empty_url):
+            waiting = asyncio.create_task(prepare(database, auto_migrate=True))
+            await wait_for_log(caplog, "waiting for it to finish")
+            await asyncio.wait([waiting], timeout=0.5)
+            assert not waiting.done()
+
+        await waiting
+
+        async with database.session() as session:
+            assert await is_current(session)
+
+
+@pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
+async def test_a_migration_may_take_longer_than_a_request(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.db.connections.COMMAND_TIMEOUT_SECONDS", 0.1)
+    async with connected(empty_url) as database:
+        async with database.session() as session:
+            with pytest.raises(TimeoutError):
+                await session.execute(text("SELECT pg_sleep(0.2)"))
+
+        async with migrating_connection(database) as connection:
+            await connection.execute(text("SELECT pg_sleep(0.2)"))
+
+
+@pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
+async def test_a_database_that_does_not_answer_in_time_is_refused_with_a_sentence(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(empty_url) as database:
+        await migrate(database)
+        async with writing(database) as locking:
+            await locking.execute(text("LOCK TABLE alembic_version"))
+            monkeypatch.setattr("src.db.connections.COMMAND_TIMEOUT_SECONDS", 0.1)
+            async with connected(empty_url) as impatient:
+                with pytest.raises(DatabaseNotReadyError, match="does not answer in time"):
+                    await prepare(impatient, auto_migrate=False)
 
 
 async def fail_halfway(database: AsyncDatabaseManager) -> None:

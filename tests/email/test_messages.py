@@ -28,6 +28,8 @@ SHOWN[EmailKind.EMAIL_CHANGE] |= {"url"}
 SHOWN[EmailKind.EMAIL_CHANGED] |= {"url", "new_email"}
 SHOWN[EmailKind.ACCOUNT_REMOVED] = {"when"}
 SHOWN[EmailKind.INVITATION] = {"when", "name", "url"}
+# What chooses between its words, where it is given.
+CHOOSING = {EmailKind.PASSWORD_RESET: {"asked_by"}}
 
 
 def render(kind: EmailKind, locale: Locale = "en", templates: MessageTemplates | None = None, **values: Any) -> Message:
@@ -69,7 +71,7 @@ class TestLanguages:
     @pytest.mark.parametrize("locale", LOCALES)
     @pytest.mark.parametrize("kind", EmailKind)
     def test_it_shows_what_it_is_about_and_nothing_else(self, kind: EmailKind, locale: Locale) -> None:
-        assert variables(kind, locale) == SHOWN[kind]
+        assert variables(kind, locale) == SHOWN[kind] | CHOOSING.get(kind, set())
 
     @pytest.mark.parametrize("locale", LOCALES)
     @pytest.mark.parametrize("kind", EmailKind)
@@ -96,6 +98,22 @@ class TestLanguages:
         message = render(EmailKind.ACTIVATION, locale, name=None, where=None)
 
         assert "None" not in message.text + message.html
+
+    @pytest.mark.parametrize(
+        ("locale", "sentence"),
+        [("en", "An administrator asked you to"), ("pt-BR", "Um administrador pediu que você")],
+    )
+    def test_a_reset_that_an_administrator_asked_for_says_so_and_not_from_where(
+        self, locale: Locale, sentence: str
+    ) -> None:
+        message = render(EmailKind.PASSWORD_RESET, locale, where=None, asked_by="administrator")
+
+        for part_ in (message.text, message.html):
+            assert sentence in part_
+            assert VALUES["url"] in part_
+            assert VALUES["when"] in part_
+        assert "unknown" not in message.text
+        assert "desconhecido" not in message.text
 
     @pytest.mark.parametrize("locale", LOCALES)
     @pytest.mark.parametrize("kind", EmailKind)
@@ -218,6 +236,16 @@ class TestOverrides:
         assert "Hello &lt;Ana&gt;" in message.html
         assert render(EmailKind.ACTIVATION, "pt-BR", templates).subject == "Confirme seu endereço de e-mail"
         assert render(EmailKind.PASSWORD_RESET, templates=templates).subject == "Reset your password"
+
+    def test_one_that_does_not_know_who_asked_is_rendered_all_the_same(self, tmp_path: Path) -> None:
+        ours = (TEMPLATES / "en/password_changed.jinja").read_text()
+        override(tmp_path, "en/password_reset.jinja", ours)
+
+        message = render(
+            EmailKind.PASSWORD_RESET, templates=MessageTemplates(tmp_path), where=None, asked_by="administrator"
+        )
+
+        assert "From: unknown\n" in message.text
 
     def test_a_template_of_ones_own_is_escaped_too(self, tmp_path: Path) -> None:
         override(

@@ -1,6 +1,7 @@
 """The purge forgets what has ended, and nothing else."""
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 from uuid import UUID
 
@@ -9,10 +10,11 @@ from sqlalchemy import delete, insert, select, update
 
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
-from src.db.models import AuditEventModel, SessionModel, UserModel, UserTokenModel
+from src.db.models import AuditEventModel, OutboxEmailModel, OutboxStatus, SessionModel, UserModel, UserTokenModel
 from src.db.repositories import AuditEventRepository, SessionRepository, UserRepository, UserTokenRepository
-from src.services.purge import EVENTS_AT_ONCE, Purged, purge
-from tests.support.factories import expire_links
+from src.services.purge import BATCH, Purged, purge
+from tests.support.databases import add_rows, recorded_statements, writing
+from tests.support.factories import expire_links, make_user
 from tests.support.service import Service, make_settings
 from tests.support.steps import activate, create_account, log_in, me, post_log_in, sign_up, token_of
 
@@ -101,13 +103,67 @@ async def test_events_are_kept_for_as_long_as_the_setting_says(
         assert await AuditEventRepository(session).count() == 2
 
 
-async def test_however_many_events_are_old_all_of_them_go(database: AsyncDatabaseManager) -> None:
-    event = {"kind": "log_in", "outcome": "failure", "created_at": utc_now() - timedelta(days=366)}
-    async with database.session() as session:
-        await session.execute(insert(AuditEventModel), [event] * (EVENTS_AT_ONCE + 1))
-        await session.commit()
+async def add_ended(database: AsyncDatabaseManager, count: int) -> None:
+    """So many rows of each kind that the purge forgets."""
+    past = utc_now() - timedelta(days=400)
+    account = make_user()
+    await add_rows(database, account)
+    sign_up = {"email": "waiting@example.com", "hashed_password": "-", "activated_at": None, "created_at": past}
+    token = {"user_id": account.id, "purpose": "-", "expires_at": past}
+    session = {"user_id": account.id, "idle_expires_at": past, "expires_at": past}
+    email = {"kind": "-", "to_email": "-", "status": OutboxStatus.SENT, "updated_at": past}
+    event = {"kind": "log_in", "outcome": "failure", "created_at": past}
+    async with writing(database) as writer:
+        await writer.execute(insert(UserModel), [sign_up] * count)
+        await writer.execute(insert(UserTokenModel), [token | {"token_hash": str(number)} for number in range(count)])
+        await writer.execute(insert(SessionModel), [session] * count)
+        await writer.execute(insert(OutboxEmailModel), [email] * count)
+        await writer.execute(insert(AuditEventModel), [event] * count)
 
-    assert (await purge(database, make_settings())).events == EVENTS_AT_ONCE + 1
+
+async def test_however_many_rows_have_ended_all_of_them_go_in_batches(database: AsyncDatabaseManager) -> None:
+    count = BATCH + 1
+    await add_ended(database, count)
+
+    with recorded_statements(database) as statements:
+        purged = await purge(database, make_settings())
+
+    assert purged == Purged(tokens=count, sessions=count, sign_ups=count, mails=count, events=count)
+    deleted_from = Counter(statement.split()[2] for statement in statements if statement.startswith("DELETE"))
+    assert deleted_from == dict.fromkeys(("user_tokens", "sessions", "users", "outbox_emails", "audit_events"), 2)
+
+
+async def test_more_than_are_found_at_once_all_go(
+    database: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.services.purge.FOUND_AT_ONCE", 10)
+    await add_ended(database, 25)
+
+    assert await purge(database, make_settings()) == Purged(25, 25, 25, 25, 25)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_writer_who_waits_gets_its_turn_between_two_batches(database: AsyncDatabaseManager) -> None:
+    await add_ended(database, 2 * BATCH)
+
+    async with writing(database):
+        purging = asyncio.create_task(purge(database, make_settings()))
+        while not has_waiter(database.write_lock):
+            await asyncio.sleep(0.01)
+        counting = asyncio.create_task(count_tokens_as_a_writer(database))
+        await asyncio.sleep(0)  # it waits behind the first batch
+
+    assert await counting == BATCH
+    assert (await purging).tokens == 2 * BATCH
+
+
+def has_waiter(lock: asyncio.Lock) -> bool:
+    return "waiters:" in repr(lock)
+
+
+async def count_tokens_as_a_writer(database: AsyncDatabaseManager) -> int:
+    async with writing(database) as writer:
+        return await UserTokenRepository(writer).count()
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

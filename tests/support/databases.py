@@ -272,3 +272,14 @@ async def count_statements(database: AsyncDatabaseManager, work: Awaitable[objec
     with recorded_statements(database) as statements:
         await work
     return Counter(statement.split()[0] for statement in statements)
+
+
+async def wait_until_blocked(database: AsyncDatabaseManager, count: int = 1) -> None:
+    """Until so many transactions of PostgreSQL wait for locks of others."""
+    query = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    async with asyncio.timeout(10), database.session() as session:
+        while (await session.scalar(query) or 0) < count:
+            await session.rollback()  # a transaction sees the activity of its first look
+            await asyncio.sleep(0.01)

@@ -28,8 +28,8 @@ def make_dispatcher(database: AsyncDatabaseManager, carrier: Any, **settings: An
     return Dispatcher(database, carrier, make_settings(**settings))
 
 
-def make_outbox(uow: UnitOfWork, *, limit_per_hour: int = 5, wake: Callable[[], None] = lambda: None) -> Outbox:
-    return Outbox(uow, is_wired=True, limit_per_hour=limit_per_hour, wake=wake)
+def make_outbox(uow: UnitOfWork) -> Outbox:
+    return Outbox(uow, is_wired=True, wake=lambda: None)
 
 
 async def list_emails(database: AsyncDatabaseManager) -> list[OutboxEmailModel]:

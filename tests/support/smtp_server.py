@@ -21,6 +21,7 @@ Mood = Literal[
     "not now",
     "never",
     "knows nobody",
+    "has no such mailbox",
 ]
 
 
@@ -48,6 +49,15 @@ class _Handler:
             return "550 5.7.1 who are you"
         envelope.mail_from = address
         envelope.mail_options.extend(options)
+        return "250 OK"
+
+    async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if self.mood == "has no such mailbox":
+            return "550 5.1.1 no such user"
+        envelope.rcpt_tos.append(address)
+        envelope.rcpt_options.extend(options)
         return "250 OK"
 
     async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's

@@ -29,7 +29,9 @@ class Health(BaseModel):
 class Readiness(Health):
     mail: Annotated[
         Literal["ok", "stuck"],
-        Field(description="Whether emails wait for minutes, or could not be sent: see `python -m src outbox list`."),
+        Field(
+            description="Whether emails wait for minutes, or failed for reasons of ours: `python -m src outbox list`."
+        ),
     ]
 
 

@@ -1,7 +1,7 @@
 """What is asked of the database. Repositories flush and never commit: the service decides what lasts."""
 
 from src.db.repositories.audit_events import AuditEventRepository, EventFilter
-from src.db.repositories.base import BaseRepository
+from src.db.repositories.base import BaseRepository, Condition
 from src.db.repositories.outbox import OutboxRepository
 from src.db.repositories.rate_limits import RateLimitRepository
 from src.db.repositories.service_clients import ServiceClientRepository
@@ -12,6 +12,7 @@ from src.db.repositories.users import Order, UserFilter, UserRepository
 __all__ = [
     "AuditEventRepository",
     "BaseRepository",
+    "Condition",
     "EmailChange",
     "EventFilter",
     "Order",

@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ScalarSelect, String, delete, func, insert, literal, select
+from sqlalchemy import ColumnElement, ScalarSelect, String, func, insert, literal, select
 
 from src.db.models import AuditEventModel, EventKind, EventOutcome, ServiceClientModel, UserModel
-from src.db.repositories.base import BaseRepository
+from src.db.repositories.base import BaseRepository, Condition
 
 Value = TypeVar("Value")
 
@@ -79,12 +79,8 @@ class AuditEventRepository(BaseRepository[AuditEventModel]):
             return True
         return bool(await self._session.scalar(select(func.has_table_privilege("audit_events", "DELETE"))))
 
-    async def delete_before(self, cutoff: datetime, *, limit: int) -> int:
-        """At most `limit` of them; how many they were. Events of somebody who is being deleted at this moment are left
-        for the next time: waiting for them could end in a deadlock."""
-        old = select(AuditEventModel.id).where(AuditEventModel.created_at < cutoff).limit(limit)
-        old = old.with_for_update(skip_locked=True)
-        return await self._count_changed(delete(AuditEventModel).where(AuditEventModel.id.in_(old)))
+    def older_than(self, cutoff: datetime) -> Condition:
+        return AuditEventModel.created_at < cutoff
 
 
 def _if_there(user_id: UUID | None, value: ColumnElement[Value]) -> ScalarSelect[Value]:

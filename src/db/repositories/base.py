@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Generic, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, CursorResult, Delete, Update, exists, func, select
+from sqlalchemy import ColumnElement, CursorResult, Delete, Update, delete, exists, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,6 +14,7 @@ from src.db.base import BaseModel
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Filters = Mapping[str, Any]
+Condition = ColumnElement[bool]
 
 
 class BaseRepository(Generic[ModelT]):
@@ -77,6 +78,17 @@ class BaseRepository(Generic[ModelT]):
     async def delete(self, row: ModelT) -> None:
         await self._session.delete(row)
         await self._session.flush()
+
+    async def find_ids(self, condition: Condition, *, limit: int) -> Sequence[UUID]:
+        return (await self._session.scalars(select(self.model.id).where(condition).limit(limit))).all()
+
+    async def purge(self, ids: Sequence[UUID], condition: Condition) -> int:
+        """Delete those of these rows for which the condition (still) holds; how many they were.
+
+        Rows that somebody has locked are left for the next time: waiting for them could end in a deadlock.
+        """
+        unlocked = select(self.model.id).where(self.model.id.in_(ids), condition).with_for_update(skip_locked=True)
+        return await self._count_changed(delete(self.model).where(self.model.id.in_(unlocked)))
 
     async def _count_changed(self, statement: Update | Delete) -> int:
         """Change or delete rows; how many they were. Rows that the session has loaded keep their old values."""

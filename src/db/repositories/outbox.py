@@ -8,14 +8,17 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, update
 
 from src.db.base import utc_now
 from src.db.models import OutboxEmailModel, OutboxStatus, UserModel
-from src.db.repositories.base import BaseRepository
+from src.db.repositories.base import BaseRepository, Condition
+
+_DEAD_LETTERS = (OutboxStatus.DEAD, OutboxStatus.REFUSED)
+_UNSENT = (OutboxStatus.QUEUED, *_DEAD_LETTERS)
 
 
 class OutboxRepository(BaseRepository[OutboxEmailModel]):
     model = OutboxEmailModel
 
     async def lock_recipient(self, to_email: str, user_id: UUID | None) -> None:
-        """Until the transaction ends, nobody else queues to this address: counting and adding are two statements.
+        """Until the transaction ends, nobody else queues to this address: looking and adding are two statements.
 
         The user's row comes first, as everywhere; adding the email would lock it later. (SQLite has one writer.)
         """
@@ -30,20 +33,6 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
         """Whether such an email to the address (about that user) is queued already."""
         filters: dict[str, object] = {"kind": kind, "to_email": to_email, "status": OutboxStatus.QUEUED}
         return await self.exists(filters | ({"user_id": user_id} if user_id else {}))
-
-    async def find_recent(self, kind: str, *, to_email: str, since: datetime, limit: int) -> Sequence[datetime]:
-        """When the newest emails of a kind to an address were queued, the newest first."""
-        query = (
-            select(OutboxEmailModel.created_at)
-            .where(
-                OutboxEmailModel.to_email == to_email,
-                OutboxEmailModel.kind == kind,
-                OutboxEmailModel.created_at > since,
-            )
-            .order_by(OutboxEmailModel.created_at.desc())
-            .limit(limit)
-        )
-        return (await self._session.scalars(query)).all()
 
     async def claim(self, *, limit: int, lease: timedelta) -> Sequence[OutboxEmailModel]:
         """Take emails that are due, for as long as the lease lasts. No two claims get the same one meanwhile."""
@@ -79,19 +68,22 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
             return
         await self._settle(email, status=OutboxStatus.SENT, content=None, last_error=None)
 
-    async def mark_failed(self, email: OutboxEmailModel, *, error: str, retry_at: datetime | None) -> None:
-        """Queue it again for `retry_at`; without one, it is a dead letter."""
-        status = OutboxStatus.QUEUED if retry_at else OutboxStatus.DEAD
-        await self._settle(email, status=status, due_at=retry_at or email.due_at, last_error=error[:100])
+    async def retry_at(self, email: OutboxEmailModel, due_at: datetime, *, error: str) -> None:
+        """Queue it again for then."""
+        await self._settle(email, due_at=due_at, last_error=error[:100])
+
+    async def give_up(self, email: OutboxEmailModel, *, error: str, is_refused: bool) -> None:
+        """Make it a dead letter, by a refusal or for a reason of ours."""
+        status = OutboxStatus.REFUSED if is_refused else OutboxStatus.DEAD
+        await self._settle(email, status=status, last_error=error[:100])
 
     async def release(self, email: OutboxEmailModel) -> None:
         """Give an email back that was not tried."""
         await self._settle(email, attempts=email.attempts - 1)
 
     async def drop(self, email: OutboxEmailModel) -> None:
-        """Forget the content of an email that has become pointless. It counts against the limit as if it was sent: who
-        asks for more and more resets would otherwise see by the time that it takes whether an address is known."""
-        await self._settle(email, status=OutboxStatus.SENT, content=None, last_error=None)
+        """Forget the content of an email that has become pointless."""
+        await self._settle(email, status=OutboxStatus.DROPPED, content=None, last_error=None)
 
     async def cancel(self, user_id: UUID, kinds: Collection[str], *, queued_after: datetime | None = None) -> None:
         """Forget the unsent emails of these kinds about a user, all or those queued after a moment."""
@@ -100,7 +92,7 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
             delete(OutboxEmailModel).where(
                 OutboxEmailModel.user_id == user_id,
                 OutboxEmailModel.kind.in_(kinds),
-                OutboxEmailModel.status != OutboxStatus.SENT,
+                OutboxEmailModel.status.in_(_UNSENT),
                 *later,
             )
         )
@@ -113,7 +105,7 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
             .where(
                 OutboxEmailModel.user_id == user_id,
                 OutboxEmailModel.kind.in_(kinds),
-                OutboxEmailModel.status != OutboxStatus.SENT,
+                OutboxEmailModel.status == OutboxStatus.QUEUED,
             )
             .values(user_id=None)
         )
@@ -124,20 +116,21 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
     async def retry(self, email_id: UUID | None = None) -> int:
         """Queue a dead letter (or all of them) again; how many they were."""
         conditions = () if email_id is None else (OutboxEmailModel.id == email_id,)
-        statement = update(OutboxEmailModel).where(OutboxEmailModel.status == OutboxStatus.DEAD, *conditions)
+        statement = update(OutboxEmailModel).where(OutboxEmailModel.status.in_(_DEAD_LETTERS), *conditions)
         return await self._count_changed(statement.values(status=OutboxStatus.QUEUED, due_at=utc_now(), attempts=0))
 
     async def list_unsent(self, *, limit: int) -> Sequence[OutboxEmailModel]:
         query = (
             select(OutboxEmailModel)
-            .where(OutboxEmailModel.status != OutboxStatus.SENT)
+            .where(OutboxEmailModel.status.in_(_UNSENT))
             .order_by(OutboxEmailModel.id)
             .limit(limit)
         )
         return (await self._session.scalars(query)).all()
 
     async def count_stuck(self, waiting_since: datetime) -> int:
-        """Dead letters, and emails that nobody takes or that fail since before then; not what waits for the limit."""
+        """Emails that nobody takes or that fail since before then, and dead letters, but for those that were refused:
+        anybody may sign up with an address that takes no email."""
         fails = (OutboxEmailModel.attempts > 0) & (OutboxEmailModel.created_at < waiting_since)
         query = select(func.count()).where(
             or_(
@@ -147,11 +140,12 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
         )
         return (await self._session.scalars(query)).one()
 
-    async def delete_sent(self, before: datetime) -> int:
-        """Forget emails that were sent before then; how many they were."""
-        is_old = OutboxEmailModel.updated_at < before
-        return await self._count_changed(
-            delete(OutboxEmailModel).where(OutboxEmailModel.status == OutboxStatus.SENT, is_old)
+    def obsolete(self, *, settled_before: datetime, dead_before: datetime) -> Condition:
+        """Emails that were sent or dropped, and dead letters that nobody has queued again."""
+        status, at = OutboxEmailModel.status, OutboxEmailModel.updated_at
+        return or_(
+            status.in_((OutboxStatus.SENT, OutboxStatus.DROPPED)) & (at < settled_before),
+            status.in_(_DEAD_LETTERS) & (at < dead_before),
         )
 
     async def _settle(self, email: OutboxEmailModel, **values: object) -> None:

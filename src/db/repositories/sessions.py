@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, bindparam, delete, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, or_, select, update
 
 from src.core.callers import AuthenticatedUser
 from src.core.exceptions import SessionNotFoundError
 from src.core.users import UserRecord
 from src.db.base import utc_now
 from src.db.models import SessionModel, UserModel
-from src.db.repositories.base import BaseRepository
+from src.db.repositories.base import BaseRepository, Condition
 from src.db.repositories.users import RECORDS
 
 
@@ -119,13 +119,20 @@ class SessionRepository(BaseRepository[SessionModel]):
         )
         await self._revoke(SessionModel.user_id == user_id, SessionModel.id.not_in(newest))
 
-    async def delete_ended(self) -> int:
-        """Forget sessions that can never be used again; how many they were."""
+    def ended(self) -> Condition:
+        """Sessions that can never be used again."""
         now = utc_now()
-        ended = or_(
+        return or_(
             SessionModel.revoked_at.is_not(None), SessionModel.idle_expires_at <= now, SessionModel.expires_at <= now
         )
-        return await self._count_changed(delete(SessionModel).where(ended))
+
+    async def purge(self, ids: Sequence[UUID], condition: Condition) -> int:
+        """As of every table; also those are left whose user is locked. Users come first, as everywhere: a session that
+        goes is taken out of the tokens of its user, who may have locked them and come for the session next."""
+        whose = select(SessionModel.user_id).where(SessionModel.id.in_(ids))
+        users = select(UserModel.id).where(UserModel.id.in_(whose)).with_for_update(skip_locked=True, key_share=True)
+        locked = (await self._session.scalars(users)).all()
+        return await super().purge(ids, and_(condition, SessionModel.user_id.in_(locked)))
 
     async def _revoke(self, *conditions: ColumnElement[bool]) -> int:
         statement = update(SessionModel).where(SessionModel.revoked_at.is_(None), *conditions)

@@ -10,7 +10,7 @@ from src.core.kinds import TokenPurpose
 from src.core.tokens import hash_token, new_token
 from src.db.base import utc_now
 from src.db.models import UserModel, UserTokenModel
-from src.db.repositories.base import BaseRepository
+from src.db.repositories.base import BaseRepository, Condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +82,13 @@ class UserTokenRepository(BaseRepository[UserTokenModel]):
         ended = await self._session.scalars(statement.returning(UserTokenModel.token_hash))
         return hash_token(token) in ended.all()
 
-    async def revoke_all(self, user_id: UUID) -> None:
-        """Revoke every link of a user, but for the one that undoes an e-mail change: a thief who has moved the account
-        would otherwise only have to change the password too."""
-        await self._session.execute(
-            delete(UserTokenModel).where(
-                UserTokenModel.user_id == user_id, UserTokenModel.purpose != TokenPurpose.EMAIL_REVERT
-            )
-        )
+    async def revoke_all(self, user_id: UUID, *, keep: TokenPurpose | None = None) -> None:
+        """Revoke every link of a user, but for those of the purpose to keep."""
+        kept = () if keep is None else (UserTokenModel.purpose != keep,)
+        await self._session.execute(delete(UserTokenModel).where(UserTokenModel.user_id == user_id, *kept))
 
-    async def delete_expired(self) -> int:
-        """Forget tokens that can never be used; how many they were."""
-        return await self._count_changed(delete(UserTokenModel).where(UserTokenModel.expires_at <= utc_now()))
+    def expired(self) -> Condition:
+        return UserTokenModel.expires_at <= utc_now()
 
 
 def _is_usable(token: str, purpose: TokenPurpose) -> tuple[ColumnElement[bool], ...]:

@@ -18,7 +18,7 @@ from src.core.passwords import UNUSABLE_PASSWORD
 from src.core.users import UserRecord
 from src.db.base import utc_now
 from src.db.models import OutboxEmailModel, OutboxStatus, SessionModel, UserModel, UserTokenModel
-from src.db.repositories.base import BaseRepository
+from src.db.repositories.base import BaseRepository, Condition
 
 RECORDS = select(*(getattr(UserModel, column.name) for column in fields(UserRecord))).execution_options(is_plain=True)
 _RECORD = RECORDS.where(UserModel.id == bindparam("user_id"))
@@ -87,9 +87,12 @@ class UserRepository(BaseRepository[UserModel]):
         return await self._session.scalar(select(UserModel.hashed_password).where(UserModel.id == user_id))
 
     async def lock_addresses(self, *emails: str, and_user: UUID | None = None, and_admins: bool = False) -> None:
-        """Lock the rows of these addresses (and one more, and the active administrators) in the order of their ids,
-        before tokens and sessions: this lock order prevents deadlocks. Rows that refer to these may be inserted
-        meanwhile: an email about somebody else's account waits for nobody. (SQLite has one writer at a time.)"""
+        """Lock the rows of these addresses (and one more, and all administrators, those who are only invited too: see
+        `demote_invited`) in the order of their ids, before tokens and sessions: this lock order prevents deadlocks.
+
+        Rows that refer to these may be inserted meanwhile: an email about somebody else's account waits for nobody.
+        (SQLite has one writer at a time.)
+        """
         await self._lock(UserModel.email.in_(emails), UserModel.id == and_user, and_admins=and_admins)
 
     async def lock_invitation(self, email: str) -> None:
@@ -99,7 +102,7 @@ class UserRepository(BaseRepository[UserModel]):
             await self._session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(email, 1))))
 
     async def lock_users(self, *user_ids: UUID | None, and_admins: bool = False) -> None:
-        """Lock these (and the active administrators), as `lock_addresses` does."""
+        """Lock these (and all administrators), as `lock_addresses` does."""
         await self._lock(UserModel.id.in_([id_ for id_ in user_ids if id_]), and_admins=and_admins)
 
     async def has_other_admin(self, user_id: UUID) -> bool:
@@ -163,7 +166,8 @@ class UserRepository(BaseRepository[UserModel]):
 
     async def demote_invited(self) -> Sequence[UUID]:
         """Let no invitation that waits make an administrator: whoever sent it may have lost that right themselves. The
-        ids of those that would have."""
+        ids of those that would have. Their rows are locked with the administrators', or this could end in a deadlock
+        with whoever sends one again."""
         statement = (
             update(UserModel)
             .where(UserModel.activated_at.is_(None), UserModel.is_admin)
@@ -226,22 +230,14 @@ class UserRepository(BaseRepository[UserModel]):
             delete(UserModel).where(UserModel.email.in_(emails), UserModel.activated_at.is_(None))
         )
 
-    async def delete_abandoned(self, created_before: datetime) -> int:
-        """Forget sign-ups and invitations that no link can activate any more; how many they were.
-
-        Rows that somebody has locked are left for the next time: waiting for them could end in a deadlock.
-        """
-        abandoned = (
-            select(UserModel.id)
-            .where(
-                UserModel.activated_at.is_(None),
-                UserModel.created_at < created_before,
-                ~_awaits_activation(),
-                ~_awaits_acceptance(),
-            )
-            .with_for_update(skip_locked=True)
+    def abandoned(self, created_before: datetime) -> Condition:
+        """Sign-ups and invitations that no link can activate any more."""
+        return and_(
+            UserModel.activated_at.is_(None),
+            UserModel.created_at < created_before,
+            ~_awaits_activation(),
+            ~_awaits_acceptance(),
         )
-        return await self._count_changed(delete(UserModel).where(UserModel.id.in_(abandoned)))
 
     async def _update_active(self, user_id: UUID, **values: object) -> bool:
         statement = update(UserModel).where(UserModel.id == user_id, UserModel.is_active).values(**values)
@@ -250,7 +246,7 @@ class UserRepository(BaseRepository[UserModel]):
     async def _lock(self, *conditions: ColumnElement[bool], and_admins: bool) -> None:
         if self._is_sqlite:
             return
-        admins = (_is_active_admin(),) if and_admins else ()
+        admins = (UserModel.is_admin,) if and_admins else ()
         await self._session.execute(
             select(UserModel.id).where(or_(*conditions, *admins)).order_by(UserModel.id).with_for_update(key_share=True)
         )

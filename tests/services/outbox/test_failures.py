@@ -10,8 +10,9 @@ import pytest
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import OutboxStatus
-from src.email import Message
+from src.email import EmailUtils, Message
 from src.services.outbox import back_off
+from src.services.purge import purge
 from tests.support.databases import execute
 from tests.support.outbox import (
     OutboxHarness,
@@ -22,7 +23,8 @@ from tests.support.outbox import (
     make_dispatcher,
     queue_notices,
 )
-from tests.support.service import Mailbox
+from tests.support.service import Mailbox, make_settings
+from tests.support.smtp_server import MailServer, Mood
 from tests.support.steps import activate, sign_up
 
 
@@ -65,13 +67,13 @@ async def test_after_the_last_attempt_it_is_a_dead_letter_that_can_be_queued_aga
 ) -> None:
     dispatcher = make_dispatcher(outbox.database, outbox.mailbox, outbox_max_attempts=2)
     await sign_up(outbox.service)
-    outbox.mailbox.failure = aiosmtplib.SMTPRecipientRefused(550, "no such user", "ana@example.com")
+    outbox.mailbox.failure = aiosmtplib.SMTPSenderRefused(550, "who are you", "accounts@example.com")
     for _ in range(2):
         await outbox.change(due_at=utc_now())
         await dispatcher.dispatch_due()
 
     [email] = await outbox.list_all()
-    assert (email.status, email.attempts, email.last_error) == (OutboxStatus.DEAD, 2, "SMTPRecipientRefused 550")
+    assert (email.status, email.attempts, email.last_error) == (OutboxStatus.DEAD, 2, "SMTPSenderRefused 550")
     assert not await dispatcher.dispatch_due()
     assert [record.levelname for record in caplog.records if record.levelno >= logging.ERROR] == ["ERROR"]
 
@@ -80,6 +82,96 @@ async def test_after_the_last_attempt_it_is_a_dead_letter_that_can_be_queued_aga
     await dispatcher.dispatch_due()
 
     assert (await activate(outbox.service, outbox.mailbox.token())).status_code == 200
+
+
+UNKNOWN = aiosmtplib.SMTPRecipientRefused(550, "no such user", "ana@example.com")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (UNKNOWN, "SMTPRecipientRefused 550"),
+        (aiosmtplib.SMTPRecipientsRefused([UNKNOWN]), "SMTPRecipientsRefused 550"),
+        (aiosmtplib.SMTPDataError(554, "not wanted here"), "SMTPDataError 554"),
+    ],
+)
+async def test_what_is_refused_for_good_is_a_dead_letter_at_once(
+    outbox: OutboxHarness, error: Exception, reason: str
+) -> None:
+    await sign_up(outbox.service)
+    outbox.mailbox.failure = error
+
+    await outbox.dispatch()
+
+    [email] = await outbox.list_all()
+    assert (email.status, email.attempts, email.last_error) == (OutboxStatus.REFUSED, 1, reason)
+
+
+@pytest.mark.parametrize(
+    ("mood", "status"),
+    [
+        ("has no such mailbox", OutboxStatus.REFUSED),
+        ("never", OutboxStatus.REFUSED),
+        ("not now", OutboxStatus.QUEUED),
+        ("knows nobody", OutboxStatus.QUEUED),
+    ],
+)
+async def test_what_a_mail_server_says_tells_whether_to_try_again(
+    database: AsyncDatabaseManager, mood: Mood, status: OutboxStatus
+) -> None:
+    await queue_notices(database, 1)
+
+    with MailServer() as server:
+        server.becomes(mood)
+        carrier = EmailUtils(host="127.0.0.1", port=server.port, sender="accounts@example.com", tls="none")
+        await make_dispatcher(database, carrier).dispatch_due()
+
+    assert [email.status for email in await list_emails(database)] == [status]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        aiosmtplib.SMTPRecipientRefused(451, "come back later", "ana@example.com"),
+        aiosmtplib.SMTPRecipientsRefused([aiosmtplib.SMTPRecipientRefused(452, "no room", "ana@example.com")]),
+        aiosmtplib.SMTPSenderRefused(550, "who are you", "accounts@example.com"),
+        aiosmtplib.SMTPAuthenticationError(535, "wrong password"),
+        aiosmtplib.SMTPConnectResponseError(554, "no service"),
+        aiosmtplib.SMTPServerDisconnected("gone"),
+        OSError("no route"),
+        RuntimeError("a carrier of one's own"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_may_yet_be_taken_is_tried_again(outbox: OutboxHarness, error: Exception) -> None:
+    await sign_up(outbox.service)
+    outbox.mailbox.failure = error
+
+    await outbox.dispatch()
+
+    [email] = await outbox.list_all()
+    assert email.status == OutboxStatus.QUEUED
+
+
+async def test_a_recipient_who_is_refused_at_every_attempt_is_no_fault_of_ours(outbox: OutboxHarness) -> None:
+    dispatcher = make_dispatcher(outbox.database, outbox.mailbox, outbox_max_attempts=1)
+    await sign_up(outbox.service)
+    outbox.mailbox.failure = aiosmtplib.SMTPRecipientRefused(452, "no room", "ana@example.com")
+
+    await dispatcher.dispatch_due()
+
+    assert [email.status for email in await outbox.list_all()] == [OutboxStatus.REFUSED]
+
+
+@pytest.mark.parametrize("status", [OutboxStatus.DEAD, OutboxStatus.REFUSED])
+async def test_a_dead_letter_is_forgotten_after_a_month(outbox: OutboxHarness, status: OutboxStatus) -> None:
+    await sign_up(outbox.service)
+    await outbox.change(status=status, updated_at=utc_now() - timedelta(days=29))
+    assert (await purge(outbox.database, make_settings())).mails == 0
+
+    await outbox.change(updated_at=utc_now() - timedelta(days=30))
+
+    assert (await purge(outbox.database, make_settings())).mails == 1
 
 
 @pytest.mark.parametrize(
@@ -97,7 +189,7 @@ def test_the_wait_doubles_from_seconds_to_an_hour_and_is_never_in_step(
 
 async def test_one_email_that_fails_does_not_hold_up_the_others(database: AsyncDatabaseManager) -> None:
     await queue_notices(database, 10)
-    refused = aiosmtplib.SMTPRecipientRefused(550, "no such user", "u3@example.com")
+    refused = aiosmtplib.SMTPRecipientRefused(451, "come back later", "u3@example.com")
     mailbox = RefusingMailbox(refused="u3@example.com", error=refused)
 
     await make_dispatcher(database, mailbox).dispatch_due()

@@ -2,16 +2,19 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
-from src.db.models import OutboxStatus
+from src.db.models import OutboxEmailModel, OutboxStatus, UserModel
+from src.db.repositories import OutboxRepository
 from src.email import EmailUtils
-from tests.support.databases import connected
+from tests.support.databases import connected, writing
 from tests.support.outbox import (
     OutboxHarness,
     change_emails,
@@ -61,15 +64,25 @@ async def test_an_email_that_is_not_due_yet_is_not_claimed(database: AsyncDataba
     assert await claim(database) == []
 
 
-@pytest.mark.parametrize("late", ["mark_sent", "mark_failed", "release", "drop"])
-async def test_who_has_lost_the_lease_changes_nothing(database: AsyncDatabaseManager, late: str) -> None:
+@pytest.mark.parametrize(
+    "late",
+    [
+        pytest.param(lambda emails, email: emails.mark_sent(email), id="mark_sent"),
+        pytest.param(lambda emails, email: emails.retry_at(email, utc_now(), error="late"), id="retry_at"),
+        pytest.param(lambda emails, email: emails.give_up(email, error="late", is_refused=True), id="give_up"),
+        pytest.param(lambda emails, email: emails.release(email), id="release"),
+        pytest.param(lambda emails, email: emails.drop(email), id="drop"),
+    ],
+)
+async def test_who_has_lost_the_lease_changes_nothing(
+    database: AsyncDatabaseManager, late: Callable[[OutboxRepository, OutboxEmailModel], Awaitable[None]]
+) -> None:
     await queue_notices(database, 1)
     [mine] = await claim(database)
     await end_leases(database)
     [theirs] = await claim(database)
 
-    options = {"error": "late", "retry_at": None} if late == "mark_failed" else {}
-    await in_transaction(database, lambda emails: getattr(emails, late)(mine, **options))
+    await in_transaction(database, lambda emails: late(emails, mine))
 
     [email] = await list_emails(database)
     for column in ("status", "attempts", "lease_id", "leased_until", "due_at", "last_error", "content"):
@@ -88,6 +101,22 @@ async def test_an_email_that_another_has_claimed_meanwhile_is_not_sent(outbox: O
 
     assert outbox.mailbox.messages == []
     assert await outbox.count_tokens() == 0
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_the_time_that_a_link_is_waited_for_counts_so_that_the_lease_outlasts_the_attempt(
+    outbox: OutboxHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.services.outbox.ATTEMPT_SECONDS", 0.1)
+    await sign_up(outbox.service)
+
+    async with writing(outbox.database) as holding, asyncio.timeout(10):
+        await holding.execute(select(UserModel.id).with_for_update())
+        await outbox.dispatch()
+
+    [email] = await outbox.list_all()
+    assert (email.status, email.attempts, email.last_error) == (OutboxStatus.QUEUED, 1, "TimeoutError")
+    assert outbox.mailbox.messages == []
 
 
 async def drain(database_url: str, carrier: Any) -> None:

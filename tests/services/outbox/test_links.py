@@ -7,14 +7,19 @@ from sqlalchemy import delete, update
 
 from src.db.base import utc_now
 from src.db.models import UserModel
+from src.services.purge import purge
 from tests.support.databases import execute
-from tests.support.outbox import OutboxHarness, interrupted, make_dispatcher
+from tests.support.outbox import OutboxHarness, claim, interrupted, make_dispatcher
+from tests.support.service import make_settings
 from tests.support.steps import (
     LoggedIn,
     change_password,
+    confirm_move,
     create_account,
+    create_admin,
     leave,
     log_in,
+    log_out,
     request_move,
     request_reset,
     sign_up,
@@ -103,3 +108,29 @@ async def test_an_owner_who_has_moved_meanwhile_is_not_written_to_at_the_old_add
     await outbox.dispatch()
 
     assert outbox.mailbox.messages == []
+
+
+async def test_a_link_outlives_the_session_that_asked_for_it(outbox: OutboxHarness) -> None:
+    await create_account(outbox.links)
+    who = await log_in(outbox.links)
+    await request_move(outbox.service, who)
+    await log_out(outbox.service, who)
+    await purge(outbox.database, make_settings())
+
+    await outbox.dispatch()
+
+    assert (await confirm_move(outbox.service, outbox.mailbox.token())).status_code == 204
+
+
+async def test_an_invitation_that_is_sent_again_brings_a_new_link_although_the_older_email_is_on_its_way(
+    outbox: OutboxHarness,
+) -> None:
+    admin = await create_admin(outbox.links)
+    body = {"email": "ana@example.com"}
+    await outbox.service.client.post("/api/users", json=body, headers=admin.bearer)
+    [on_its_way] = await claim(outbox.database)
+
+    await outbox.service.client.post("/api/users", json=body, headers=admin.bearer)
+
+    [email] = await outbox.list_queued()
+    assert email.id != on_its_way.id

@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
-from src.db.models import UserTokenModel
+from src.db.models import OutboxStatus, UserTokenModel
 from src.email import EmailKind, Message
 from tests.support.databases import rows_about_people
 from tests.support.outbox import OutboxHarness
@@ -17,12 +17,15 @@ from tests.support.steps import (
     change_password,
     confirm_move,
     create_account,
+    create_admin,
     leave,
     log_in,
     me,
     move,
+    patch_user,
     post_log_in,
     refresh,
+    refusal,
     request_move,
     request_reset,
     reset,
@@ -149,3 +152,46 @@ async def test_a_thief_who_deletes_the_account_cannot_silence_the_notice_to_its_
     await outbox.dispatch()
 
     assert "ana@example.com" in {message.to for message in outbox.mailbox.messages}
+
+
+async def test_a_notice_that_could_not_be_sent_goes_with_the_account(outbox: OutboxHarness) -> None:
+    await create_account(outbox.links)
+    who = await log_in(outbox.links)
+    await request_move(outbox.service, who)
+    await outbox.dispatch()
+    await confirm_move(outbox.service, outbox.mailbox.token())
+    await outbox.change(status=OutboxStatus.DEAD)
+
+    assert (await leave(outbox.service, who)).status_code == 204
+    await outbox.dispatch()
+
+    assert await rows_about_people(outbox.database) == []
+
+
+async def test_an_account_that_is_disabled_is_told_of_no_link_that_undoes_its_change_of_address(
+    outbox: OutboxHarness,
+) -> None:
+    admin = await create_admin(outbox.links)
+    user_id = await create_account(outbox.links)
+    await request_move(outbox.service, await log_in(outbox.links))
+    await outbox.dispatch()
+    await confirm_move(outbox.service, outbox.mailbox.token())
+
+    for is_active in (False, True):
+        assert (await patch_user(outbox.service, admin, user_id, is_active=is_active)).status_code == 200
+
+    assert await outbox.list_queued() == []
+
+
+async def test_disabling_an_account_ends_the_link_that_undoes_its_change_of_address(
+    mailing_service: MailingService,
+) -> None:
+    service = mailing_service
+    admin = await create_admin(service)
+    user_id = await create_account(service)
+    undo = await move(service, await log_in(service), "new@example.com")
+
+    for is_active in (False, True):
+        assert (await patch_user(service, admin, user_id, is_active=is_active)).status_code == 200
+
+    assert refusal(await revert_move(service, undo)) == (400, "INVALID_TOKEN", [])
