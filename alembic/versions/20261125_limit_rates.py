@@ -1,4 +1,4 @@
-"""limit how often"""
+"""limit rates, and keep ended sessions for it"""
 
 from collections.abc import Sequence
 
@@ -21,10 +21,18 @@ def upgrade() -> None:
         sa.Column("reported_until", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_rate_limits")),
     )
-    # Nothing here needs to outlive a crash of the database, after which everybody has all their places again.
+    op.create_index(
+        "ix_sessions_user_id_id_live",
+        "sessions",
+        ["user_id", "id"],
+        sqlite_where=sa.text("revoked_at IS NULL"),
+        postgresql_where=sa.text("revoked_at IS NULL"),
+    )
     if op.get_bind().dialect.name == "postgresql":
+        # Nothing in it needs to outlive a crash of the database, after which everybody has all their places again.
         op.execute("ALTER TABLE rate_limits SET UNLOGGED")
 
 
 def downgrade() -> None:
+    op.drop_index("ix_sessions_user_id_id_live", "sessions")
     op.drop_table("rate_limits")

@@ -45,7 +45,7 @@ def migrate_database() -> None:
 
 @app.command("purge")
 def purge_now(*, as_json: AsJson = False) -> None:
-    """Forget expired tokens, ended sessions, sign-ups that nobody confirmed, sent emails and old events.
+    """Forget expired tokens, ended sessions, sign-ups that nobody confirmed, sent emails, old events and unused limits.
 
     The service does so by itself.
     """

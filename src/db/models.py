@@ -82,6 +82,16 @@ class SessionModel(BaseModel):
     """A log-in that lasts. It stores which refresh token is the current one, by number, and no secret."""
 
     __tablename__ = "sessions"
+    __table_args__ = (
+        # Those of a user that have ended are kept for a while, and may be many.
+        Index(
+            "ix_sessions_user_id_id_live",
+            "user_id",
+            "id",
+            sqlite_where=text("revoked_at IS NULL"),
+            postgresql_where=text("revoked_at IS NULL"),
+        ),
+    )
 
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     generation: Mapped[int] = mapped_column(default=1)

@@ -53,6 +53,7 @@ class CredentialService(Service):
 
     async def request_password_reset(self, email: str) -> str | None:
         """Email a link to the owner of the address, if there is one. Returns it only by the explicit setting."""
+        await self.context.limits.take_email(EmailKind.PASSWORD_RESET, email)
         await self.uow.begin()
         await self.uow.users.lock_addresses(email)
         owner = await self.uow.users.find_owner(email)
@@ -85,6 +86,7 @@ class CredentialService(Service):
         Raises `InvalidTokenError`, and `ValidationException` for a weak password, which does not consume the link.
         """
         async with self.context.recording(EventKind.PASSWORD_RESET) as event:
+            await self.context.limits.take_request()
             user = await self.uow.tokens.find_user(token, TokenPurpose.PASSWORD_RESET)
             if user is None:
                 raise InvalidTokenError
@@ -112,6 +114,7 @@ class CredentialService(Service):
         async with self.context.recording(EventKind.EMAIL_CHANGE_REQUEST, by=caller, user_id=caller.user_id) as event:
             if new_email == caller.email:
                 raise ValidationException.for_field("new_email", "is your address already")
+            await self.context.limits.take_email(EmailKind.EMAIL_CHANGE, new_email, is_anonymous=False)
             verified = await self._verify(caller, current_password)
             await self.uow.begin()
             await self._reauthorize(caller, verified)
@@ -134,6 +137,7 @@ class CredentialService(Service):
         Raises `InvalidTokenError`, also when somebody owns the address by now.
         """
         async with self.context.recording(EventKind.EMAIL_CHANGE) as event:
+            await self.context.limits.take_request()
             await self.uow.begin()
             change, old_email = await self._change_email(token, TokenPurpose.EMAIL_CHANGE, event)
             await revoke_credentials(self.uow, change.user_id, keep_session=change.session_id)
@@ -152,6 +156,7 @@ class CredentialService(Service):
         Raises `InvalidTokenError`, also when somebody owns the address by now.
         """
         async with self.context.recording(EventKind.EMAIL_REVERT) as event:
+            await self.context.limits.take_request()
             await self.uow.begin()
             change, _ = await self._change_email(token, TokenPurpose.EMAIL_REVERT, event)
             await revoke_credentials(self.uow, change.user_id)

@@ -43,13 +43,13 @@ class RateLimiter:
         """For a request of somebody who is not known."""
         await self._take(self._request)
 
-    async def take_email(self, kind: EmailKind, address: str, *, is_anonymous: bool = True) -> None:
-        """For an email of this kind to an address, whether or not anybody has it."""
+    async def take_email(self, kind: EmailKind, to: str, *, is_anonymous: bool = True) -> None:
+        """For an email of this kind to an address or user, whether or not there is one."""
         settings = self._settings
         await self._take(
             *([self._request] if is_anonymous else []),
-            self._place(settings.rate_limit_emails_per_address_and_origin, kind, address, self._origin),
-            self._place(settings.rate_limit_emails_per_address, kind, address),
+            self._place(settings.rate_limit_emails_per_address_and_origin, kind, to, self._origin),
+            self._place(settings.rate_limit_emails_per_address, kind, to),
         )
 
     async def take_guess(self, email: str, *, is_anonymous: bool = True) -> Sequence[Place]:

@@ -12,6 +12,7 @@ from src.db.base import utc_now
 from src.db.database import AsyncDatabaseManager
 from src.db.repositories import BaseRepository, Condition
 from src.db.unit_of_work import UnitOfWork, open_unit_of_work
+from src.services.limits import RECENT
 
 log = logging.getLogger(__name__)
 
@@ -27,24 +28,25 @@ PAUSE_SECONDS = 0.01  # another process that waits for SQLite's file only tries 
 class Purged:
     """How many rows of each kind were deleted."""
 
-    tokens: int
-    sessions: int
-    sign_ups: int
-    mails: int  # named so in the output of `purge --json`
-    events: int
+    tokens: int = 0
+    sessions: int = 0
+    sign_ups: int = 0
+    mails: int = 0  # named so in the output of `purge --json`
+    events: int = 0
 
 
 async def purge(database: AsyncDatabaseManager, settings: Settings) -> Purged:
-    """Delete expired tokens, ended sessions, sign-ups that no link can activate any more, emails that were sent or
-    dropped, old dead letters, and events older than AUDIT_RETENTION_SECONDS."""
+    """Delete expired tokens, sessions that ended some time ago, sign-ups that no link can activate any more, emails
+    that were sent or dropped, old dead letters, events older than AUDIT_RETENTION_SECONDS, and limits that nobody is
+    near."""
     now = utc_now()
     abandoned_before = now - timedelta(seconds=settings.auth_activation_ttl_seconds)
     events_before = now - timedelta(seconds=settings.audit_retention_seconds)
     async with open_unit_of_work(database) as uow:
         emails = uow.emails.obsolete(settled_before=now - SETTLED_EMAILS_KEPT, dead_before=now - DEAD_LETTERS_KEPT)
-        return Purged(
+        purged = Purged(
             tokens=await _purge(uow, uow.tokens, uow.tokens.expired()),
-            sessions=await _purge(uow, uow.sessions, uow.sessions.ended()),
+            sessions=await _purge(uow, uow.sessions, uow.sessions.ended(unused_since=now - RECENT)),
             sign_ups=await _purge(uow, uow.users, uow.users.abandoned(abandoned_before)),
             mails=await _purge(uow, uow.emails, emails),
             # Where the service may only insert events, their owner purges: docs/audit-trail.md.
@@ -52,6 +54,8 @@ async def purge(database: AsyncDatabaseManager, settings: Settings) -> Purged:
             if await uow.events.may_delete()
             else 0,
         )
+        await _purge_limits(uow)
+        return purged
 
 
 async def _purge(uow: UnitOfWork, rows: BaseRepository[Any], condition: Condition) -> int:
@@ -73,6 +77,16 @@ async def _purge(uow: UnitOfWork, rows: BaseRepository[Any], condition: Conditio
         if deleted == 0 or len(ids) < FOUND_AT_ONCE:  # what is left is locked, and waits for the next time
             break
     return total
+
+
+async def _purge_limits(uow: UnitOfWork) -> None:
+    """As `_purge`, by the clock of the database. What goes means nothing any more, and is not told."""
+    deleted = BATCH
+    while deleted == BATCH:
+        await uow.begin()
+        deleted = await uow.limits.delete_unused(limit=BATCH)
+        await uow.commit()
+        await asyncio.sleep(PAUSE_SECONDS)
 
 
 async def purge_quietly(database: AsyncDatabaseManager, settings: Settings) -> None:

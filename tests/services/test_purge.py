@@ -10,13 +10,21 @@ from sqlalchemy import delete, insert, select, update
 
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
-from src.db.models import AuditEventModel, OutboxEmailModel, OutboxStatus, SessionModel, UserModel, UserTokenModel
+from src.db.models import (
+    AuditEventModel,
+    OutboxEmailModel,
+    OutboxStatus,
+    SessionModel,
+    UserModel,
+    UserTokenModel,
+    rate_limits,
+)
 from src.db.repositories import AuditEventRepository, SessionRepository, UserRepository, UserTokenRepository
 from src.services.purge import BATCH, Purged, purge
-from tests.support.databases import add_rows, recorded_statements, writing
+from tests.support.databases import add_rows, execute, recorded_statements, writing
 from tests.support.factories import expire_links, make_user
 from tests.support.service import Service, make_settings
-from tests.support.steps import activate, create_account, log_in, me, post_log_in, sign_up, token_of
+from tests.support.steps import activate, create_account, log_in, log_out, me, post_log_in, sign_up, token_of
 
 LONG_AGO = timedelta(days=3)
 
@@ -33,7 +41,7 @@ async def test_what_is_alive_stays(service: Service, database: AsyncDatabaseMana
     waiting = await sign_up(service, "waiting@example.com")
     await age_users(database)
 
-    assert await purge(database, make_settings()) == Purged(tokens=0, sessions=0, sign_ups=0, mails=0, events=0)
+    assert await purge(database, make_settings()) == Purged()
 
     assert (await me(service, who)).status_code == 200
     assert (await activate(service, token_of(waiting["activation_url"]))).status_code == 200
@@ -47,7 +55,7 @@ async def test_a_sign_up_is_forgotten_when_its_last_link_has_expired(
     await age_users(database)
     await expire_links(database)
 
-    assert await purge(database, make_settings()) == Purged(tokens=1, sessions=0, sign_ups=1, mails=0, events=0)
+    assert await purge(database, make_settings()) == Purged(tokens=1, sign_ups=1)
 
     async with database.session() as session:
         assert [str(user.id) for user in await UserRepository(session).list()] == [account]
@@ -62,10 +70,11 @@ async def test_ended_sessions_are_forgotten(service: Service, database: AsyncDat
             newest = (await SessionRepository(session).list())[-1]
             if ending:
                 past = utc_now() - timedelta(seconds=1)
-                await session.execute(update(SessionModel).where(SessionModel.id == newest.id).values({ending: past}))
+                values = {ending: past, "last_used_at": utc_now() - timedelta(days=15)}
+                await session.execute(update(SessionModel).where(SessionModel.id == newest.id).values(values))
                 await session.commit()
 
-    assert await purge(database, make_settings()) == Purged(tokens=0, sessions=3, sign_ups=0, mails=0, events=0)
+    assert await purge(database, make_settings()) == Purged(sessions=3)
 
     async with database.session() as session:
         assert await SessionRepository(session).count() == 1
@@ -97,7 +106,7 @@ async def test_events_are_kept_for_as_long_as_the_setting_says(
 
     purged = await purge(database, make_settings(audit_retention_seconds=100))
 
-    assert purged == Purged(tokens=0, sessions=0, sign_ups=0, mails=0, events=1)
+    assert purged == Purged(events=1)
     async with database.session() as session:
         assert not await AuditEventRepository(session).exists({"id": older})
         assert await AuditEventRepository(session).count() == 2
@@ -110,7 +119,7 @@ async def add_ended(database: AsyncDatabaseManager, count: int) -> None:
     await add_rows(database, account)
     sign_up = {"email": "waiting@example.com", "hashed_password": "-", "activated_at": None, "created_at": past}
     token = {"user_id": account.id, "purpose": "-", "expires_at": past}
-    session = {"user_id": account.id, "idle_expires_at": past, "expires_at": past}
+    session = {"user_id": account.id, "idle_expires_at": past, "expires_at": past, "last_used_at": past}
     email = {"kind": "-", "to_email": "-", "status": OutboxStatus.SENT, "updated_at": past}
     event = {"kind": "log_in", "outcome": "failure", "created_at": past}
     async with writing(database) as writer:
@@ -130,7 +139,8 @@ async def test_however_many_rows_have_ended_all_of_them_go_in_batches(database: 
 
     assert purged == Purged(tokens=count, sessions=count, sign_ups=count, mails=count, events=count)
     deleted_from = Counter(statement.split()[2] for statement in statements if statement.startswith("DELETE"))
-    assert deleted_from == dict.fromkeys(("user_tokens", "sessions", "users", "outbox_emails", "audit_events"), 2)
+    tables = ("user_tokens", "sessions", "users", "outbox_emails", "audit_events")
+    assert deleted_from == dict.fromkeys(tables, 2) | {"rate_limits": 1}
 
 
 async def test_more_than_are_found_at_once_all_go(
@@ -215,3 +225,27 @@ async def test_purges_and_activations_at_once_end_without_an_error(
     await asyncio.gather(*purging)
 
     assert sorted(response.status_code for response in responses) == [200] + [400] * 9
+
+
+async def test_a_session_that_has_ended_is_kept_as_long_as_it_tells_where_its_user_is(
+    service: Service, database: AsyncDatabaseManager
+) -> None:
+    await create_account(service)
+    await log_out(service, await log_in(service))
+
+    assert await purge(database, make_settings()) == Purged()
+
+    await execute(database, update(SessionModel).values(last_used_at=utc_now() - timedelta(days=15)))
+    assert await purge(database, make_settings()) == Purged(sessions=1)
+
+
+async def test_limits_that_nobody_is_near_are_forgotten(service: Service, database: AsyncDatabaseManager) -> None:
+    for number in range(3):
+        await post_log_in(service, f"{number}@example.com")
+    is_of_an_account = rate_limits.c.period == 3600
+    await execute(database, rate_limits.update().where(~is_of_an_account).values(tat=0))
+
+    await purge(database, make_settings())
+
+    async with database.session() as session:
+        assert (await session.scalars(select(rate_limits.c.period))).all() == [3600] * 3

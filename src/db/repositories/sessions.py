@@ -119,12 +119,13 @@ class SessionRepository(BaseRepository[SessionModel]):
         )
         await self._revoke(SessionModel.user_id == user_id, SessionModel.id.not_in(newest))
 
-    def ended(self) -> Condition:
-        """Sessions that can never be used again."""
+    def ended(self, *, unused_since: datetime) -> Condition:
+        """Sessions that can never be used again, and were not used since then."""
         now = utc_now()
-        return or_(
+        has_ended = or_(
             SessionModel.revoked_at.is_not(None), SessionModel.idle_expires_at <= now, SessionModel.expires_at <= now
         )
+        return and_(has_ended, SessionModel.last_used_at <= unused_since)
 
     async def purge(self, ids: Sequence[UUID], condition: Condition) -> int:
         """As of every table; also those are left whose user is locked. Users come first, as everywhere: a session that
