@@ -1,7 +1,7 @@
 """Who asks or guesses too often is refused for a while. How rates are counted is in tests/repositories."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -15,17 +15,23 @@ from src.core.limits import Rate
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import EventKind, SessionModel, rate_limits
-from tests.support.databases import count_statements, execute, read_tables
-from tests.support.service import Service, StartService, connect
+from tests.support.databases import count_statements, count_users, execute, read_tables
+from tests.support.service import Service, StartMailingService, StartService, connect
 from tests.support.steps import (
     PASSWORD,
+    LoggedIn,
     change_password,
     create_account,
+    create_admin,
     create_client,
     log_in,
     post_client_credentials,
     post_log_in,
+    post_sign_up,
     refusal,
+    request_move,
+    request_reset,
+    resend,
 )
 
 Refusal = tuple[int, str, list[str]]
@@ -303,3 +309,118 @@ async def test_strangers_are_limited_whatever_they_ask(start_service: StartServi
     responses = [await guess(service, f"{number}@example.com") for number in range(6)]
 
     assert [each.status_code for each in responses] == [401] * 5 + [429]
+
+
+# --- emails that somebody has sent ---
+
+Ask = Callable[[Service, str], Awaitable[Response]]
+
+
+async def invite(service: Service, who: LoggedIn, email: str) -> Response:
+    return await service.client.post("/api/users", json={"email": email}, headers=who.bearer)
+
+
+ANONYMOUS = pytest.mark.parametrize("ask", [post_sign_up, resend, request_reset])
+
+
+@ANONYMOUS
+async def test_an_address_gets_so_many_emails_from_one_origin(
+    start_mailing_service: StartMailingService, ask: Ask
+) -> None:
+    service = await start_mailing_service(rate_limit_emails_per_address_and_origin=Rate.parse("3/1h"))
+    await create_account(service, "known@example.com")
+    async with at(service, ELSEWHERE) as elsewhere:
+        for email in ("known@example.com", "nobody@example.com"):
+            responses = [await ask(elsewhere, email) for _ in range(4)]
+
+            assert [each.is_success for each in responses] == [True] * 3 + [False]
+            assert refusal(responses[-1]) == TOO_MANY
+            assert (await ask(service, email)).is_success
+
+
+@ANONYMOUS
+async def test_an_address_gets_so_many_emails_from_all_origins(
+    start_mailing_service: StartMailingService, ask: Ask
+) -> None:
+    service = await start_mailing_service(rate_limit_emails_per_address=Rate.parse("3/1h"))
+    responses = []
+    for number in range(4):
+        async with at(service, f"203.0.113.{number}") as somewhere:
+            responses.append(await ask(somewhere, "ana@example.com"))
+
+    assert [each.is_success for each in responses] == [True] * 3 + [False]
+
+
+async def test_kinds_of_email_are_counted_apart(start_mailing_service: StartMailingService) -> None:
+    service = await start_mailing_service(rate_limit_emails_per_address_and_origin=Rate.parse("1/1h"))
+
+    responses = [await ask(service, "ana@example.com") for ask in (post_sign_up, resend, request_reset)]
+
+    assert [each.is_success for each in responses] == [True] * 3
+
+
+async def test_a_sign_up_above_the_limit_leaves_no_row(
+    start_mailing_service: StartMailingService, database: AsyncDatabaseManager
+) -> None:
+    service = await start_mailing_service(rate_limit_emails_per_address_and_origin=Rate.parse("2/1h"))
+
+    for _ in range(5):
+        await post_sign_up(service)
+
+    assert await count_users(database) == 2
+    assert len(service.mailbox.messages) == 2
+
+
+async def test_moving_accounts_to_an_address_is_limited(start_mailing_service: StartMailingService) -> None:
+    service = await start_mailing_service(rate_limit_emails_per_address_and_origin=Rate.parse("2/1h"))
+    await create_account(service)
+    who = await log_in(service)
+
+    responses = [await request_move(service, who, "victim@example.com") for _ in range(3)]
+
+    assert [each.status_code for each in responses] == [202, 202, 429]
+
+
+async def test_administrators_are_limited_too(start_mailing_service: StartMailingService) -> None:
+    service = await start_mailing_service(rate_limit_emails_per_address_and_origin=Rate.parse("2/1h"))
+    admin = await create_admin(service)
+    user_id = await create_account(service)
+    path = f"/api/users/{user_id}/password-reset"
+
+    resets = [await service.client.post(path, headers=admin.bearer) for _ in range(3)]
+    invitations = [await invite(service, admin, "new@example.com") for _ in range(3)]
+
+    assert [each.status_code for each in resets] == [202, 202, 429]
+    assert [each.status_code for each in invitations] == [201, 201, 429]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/auth/activate", {"token": "t"}),
+        ("/auth/invitation/accept", {"token": "t", "password": PASSWORD}),
+        ("/auth/password-reset/confirm", {"token": "t", "new_password": PASSWORD}),
+        ("/auth/email-change/confirm", {"token": "t"}),
+        ("/auth/email-change/revert", {"token": "t"}),
+    ],
+)
+async def test_guesses_at_links_are_limited_by_origin(
+    start_service: StartService, path: str, body: dict[str, str]
+) -> None:
+    service = await start_service(rate_limit_requests_per_origin=Rate.parse("2/1h"))
+
+    responses = [await service.client.post(path, json=body) for _ in range(3)]
+
+    assert [each.status_code for each in responses] == [400, 400, 429]
+
+
+async def test_a_page_tells_people_to_wait(start_service: StartService) -> None:
+    service = await start_service(rate_limit_requests_per_origin=Rate.parse("1/1h"))
+    await service.client.post("/activate", data={"token": "t"})
+
+    response = await service.client.post("/activate", data={"token": "t"})
+
+    assert response.status_code == 429
+    assert response.headers["Retry-After"] == "3600"
+    assert "text/html" in response.headers["Content-Type"]
+    assert "Wait a moment" in response.text
