@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+from unicodedata import normalize
 
 import anyio
 import bcrypt
@@ -56,34 +57,62 @@ def parse_hash(stored: str) -> PasswordHash | None:
     return None
 
 
+def normalize_password(password: str) -> str:
+    """The one form of texts that look the same (NFC: NIST SP 800-63B-4, 3.1.1.2): keyboards and systems differ in
+    whether "é" is one code point or two."""
+    return normalize("NFC", password)
+
+
 def hash_password(password: str, rounds: int) -> str:
-    """The stored form of a password, in passlib's `bcrypt_sha256` version 2 format.
+    """The stored form of a password, normalized, in passlib's `bcrypt_sha256` version 2 format.
 
     bcrypt alone reads 72 bytes and stops at a NUL. Its input is therefore HMAC-SHA-256 of the password, in base64,
     keyed with the salt: with a plain SHA-256 a digest leaked elsewhere could be tried here ("password shucking").
     """
     salt = bcrypt.gensalt(rounds).decode()[-22:]
-    return f"$bcrypt-sha256$v=2,t=2b,r={rounds}${salt}${_checksum(_prehash(password, salt), rounds, salt)}"
+    secret = _prehash(normalize_password(password), salt)
+    return f"$bcrypt-sha256$v=2,t=2b,r={rounds}${salt}${_checksum(secret, rounds, salt)}"
 
 
 def verify_password(password: str, stored: str | None, rounds: int) -> bool:
-    """Whether the password is the stored one.
+    """Whether the password, in any of its forms, is the stored one.
 
-    `None` (nobody has this address) and a hash that cannot be read cost one hash of `rounds` and are a mismatch, so
-    that the time taken does not tell who has an account.
+    A mismatch costs a hash of `rounds` for each form, whether nobody has this address (`None`), or the stored hash is
+    cheaper or cannot be read: the time taken tells what was typed, and not who has an account.
     """
     parsed = parse_hash(stored) if stored else None
     known = parsed or _decoy(rounds)
-    # Plain bcrypt was made of the first 72 bytes; bcrypt 5 raises for more.
-    secret = password.encode()[:72] if known.is_foreign else _prehash(password, known.salt)
-    matches = hmac.compare_digest(_checksum(secret, known.rounds, known.salt), known.checksum)
-    return matches and parsed is not None
+    forms = _forms(password)
+    # No form is left out once one has matched: the time would tell which of them is stored.
+    matches = [hmac.compare_digest(_derive(form, known), known.checksum) for form in forms]
+    if any(matches):
+        return True
+    for _ in forms:
+        _make_up_for(known, rounds)
+    return False
 
 
 def needs_rehash(stored: str, rounds: int) -> bool:
     """Whether a hash that has just verified should be replaced: it is foreign, or cheaper than `rounds`."""
     parsed = parse_hash(stored)
     return parsed is None or parsed.is_foreign or parsed.rounds < rounds
+
+
+def _forms(password: str) -> list[str]:
+    """The password as it was typed, composed and decomposed, each once: other systems hash either, and so did we."""
+    return list(dict.fromkeys((normalize_password(password), password, normalize("NFD", password))))
+
+
+def _derive(password: str, known: PasswordHash) -> str:
+    # Plain bcrypt was made of the first 72 bytes; bcrypt 5 raises for more.
+    secret = password.encode()[:72] if known.is_foreign else _prehash(password, known.salt)
+    return _checksum(secret, known.rounds, known.salt)
+
+
+def _make_up_for(known: PasswordHash, rounds: int) -> None:
+    """Hash until a hash cheaper than `rounds` has cost as much: 2^r + (2^r + ... + 2^(rounds-1)) is 2^rounds."""
+    for cost in range(known.rounds, rounds):
+        _checksum(b"", cost, known.salt)
 
 
 def _prehash(password: str, salt: str) -> bytes:
@@ -102,8 +131,9 @@ def _decoy(rounds: int) -> PasswordHash:
 def check_password(password: str, *, email: str, min_length: int, field: str = "password") -> None:
     """The policy: length, no common password, not the address itself (NIST SP 800-63B-4, 3.1.1.2: no composition).
 
-    Raises `ValidationException` that names the reason.
+    It looks at the normalized password. Raises `ValidationException` that names the reason.
     """
+    password = normalize_password(password)
     folded = password.casefold()
     if len(password) < min_length:
         raise ValidationException.for_field(field, f"must have at least {min_length} characters")
