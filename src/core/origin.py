@@ -1,6 +1,7 @@
 """Where a request comes from."""
 
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -9,3 +10,15 @@ class RequestOrigin:
 
     address: str | None = None  # an IP address; None behind a unix socket, and of the command line
     user_agent: str | None = None
+
+    @property
+    def network(self) -> str:
+        """Whom limits and turns count as one. Of IPv6, that is a /64: a single host may have all of its addresses."""
+        if self.address is None:
+            return "unknown"
+        address = ip_address(self.address)
+        if not isinstance(address, IPv6Address):
+            return str(address)
+        if address.ipv4_mapped:
+            return str(address.ipv4_mapped)
+        return f"{IPv6Address(int(address) >> 64 << 64)}/64"

@@ -1,32 +1,23 @@
-"""Passwords: the policy, the stored form, and the bounded pool of threads that hashes them.
+"""Passwords: the policy, and the stored form.
 
 Others call `PasswordHasher` and `check_password`; what the stored text looks like is known only here.
 """
 
-import asyncio
 import base64
-import contextlib
 import hmac
-import os
 import re
-import sys
-import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from unicodedata import normalize
 
-import anyio
 import bcrypt
 
-from src.core.exceptions import ServiceUnavailableException, ValidationException
+from src.core.exceptions import ValidationException
+from src.core.hash_pool import HashKind, HashPool, never_disconnected
 
-NICENESS = (
-    5  # of the hashing threads: behind the event loop, yet not so far that a flood of reads on one core stops them
-)
 PASSWORD_MAX_LENGTH = 1024  # characters; hashing first makes every one of them count, and this bounds the work
 
 UNUSABLE_PASSWORD = "!"  # stored where nobody has chosen a password yet: no password verifies against it
@@ -149,64 +140,25 @@ def _common_passwords() -> frozenset[str]:
     return frozenset(line for line in lines if not line.startswith("#"))
 
 
-class HashPool:
-    """At most `threads` hashes at once and at most `queue_size` waiting; more are refused at once, not delayed.
-
-    bcrypt releases the interpreter lock, so the event loop keeps answering reads while the threads are busy.
-    """
-
-    def __init__(self, *, threads: int, queue_size: int) -> None:
-        self._queue_size = queue_size
-        self._turns = anyio.CapacityLimiter(threads)
-        self._threads = ThreadPoolExecutor(
-            threads, thread_name_prefix="password-hash", initializer=_yield_to_the_event_loop
-        )
-
-    @property
-    def waiting(self) -> int:
-        return self._turns.statistics().tasks_waiting
-
-    async def run(
-        self, work: Callable[[], Result], *, queue_share: float, is_disconnected: Callable[[], Awaitable[bool]]
-    ) -> Result:
-        """Do the work in turn. Raises `ServiceUnavailableException` if `queue_share` of the queue is taken already,
-        or if the caller has gone by the time its turn comes: then the work would be for nobody."""
-        if self.waiting >= self._queue_size * queue_share:
-            raise ServiceUnavailableException
-        async with self._turns:
-            if await is_disconnected():
-                raise ServiceUnavailableException
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-
-def _yield_to_the_event_loop() -> None:
-    # bcrypt lets go of the interpreter lock, but not of the processor: without this, a read that arrives while every
-    # core hashes waits for a time slice. Linux has priorities per thread; elsewhere the number could be a process's.
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        with contextlib.suppress(OSError):  # a sandbox may forbid it, and a failing initializer would end the pool
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
-
-
-async def never_disconnected() -> bool:
-    return False
-
-
 @dataclass(frozen=True, slots=True)
 class PasswordHasher:
-    """Hashes and verifies for one caller, in the pool that all share."""
+    """Hashes and verifies for one caller, in the pool that all share.
+
+    What it does raises `ServiceUnavailableException` when too many are waiting; see `HashPool.run`.
+    """
 
     pool: HashPool
     rounds: int
+    origin: str  # as `RequestOrigin.network` has it
     is_disconnected: Callable[[], Awaitable[bool]] = never_disconnected
 
-    async def hash(self, password: str, *, queue_share: float = 1.0) -> str:
-        """A new stored hash. Raises `ServiceUnavailableException` when too many are waiting."""
-        return await self._run(lambda: hash_password(password, self.rounds), queue_share)
+    async def hash(self, password: str, *, kind: HashKind) -> str:
+        """A new stored hash."""
+        return await self._run(lambda: hash_password(password, self.rounds), kind)
 
-    async def verify(self, password: str, stored: str | None) -> bool:
-        """See `verify_password`. Raises `ServiceUnavailableException` when too many are waiting."""
-        return await self._run(lambda: verify_password(password, stored, self.rounds), 1.0)
+    async def verify(self, password: str, stored: str | None, *, kind: HashKind) -> bool:
+        """See `verify_password`."""
+        return await self._run(lambda: verify_password(password, stored, self.rounds), kind)
 
-    async def _run(self, work: Callable[[], Result], queue_share: float) -> Result:
-        return await self.pool.run(work, queue_share=queue_share, is_disconnected=self.is_disconnected)
+    async def _run(self, work: Callable[[], Result], kind: HashKind) -> Result:
+        return await self.pool.run(work, kind=kind, origin=self.origin, is_disconnected=self.is_disconnected)

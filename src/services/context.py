@@ -7,9 +7,10 @@ from typing import Self
 from uuid import UUID
 
 from src.core.callers import Caller
+from src.core.hash_pool import HashPool, never_disconnected
 from src.core.kinds import EmailKind
 from src.core.origin import RequestOrigin
-from src.core.passwords import HashPool, PasswordHasher, check_password, never_disconnected
+from src.core.passwords import PasswordHasher, check_password
 from src.core.settings import Settings
 from src.core.tokens import TokenSigner
 from src.db.models import EventKind
@@ -70,7 +71,7 @@ class Context:
         return cls(
             uow,
             settings,
-            PasswordHasher(runtime.hash_pool, settings.auth_bcrypt_rounds, is_disconnected),
+            PasswordHasher(runtime.hash_pool, settings.auth_bcrypt_rounds, origin.network, is_disconnected),
             runtime.signer,
             origin,
             Audit(uow, origin=origin.address, fingerprint=runtime.signer.fingerprint),

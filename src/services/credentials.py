@@ -10,6 +10,7 @@ from src.core.exceptions import (
     ValidationException,
     WrongPasswordError,
 )
+from src.core.hash_pool import HashKind
 from src.core.kinds import EmailKind, TokenPurpose
 from src.db.models import EventKind, UserModel
 from src.db.repositories import EmailChange
@@ -31,7 +32,7 @@ class CredentialService(Service):
         async with self.context.recording(EventKind.PASSWORD_CHANGE, by=caller, user_id=caller.user_id) as event:
             await self._check_password(new_password, email=caller.email, field="new_password")
             verified_hash = await self._verify(caller, current_password)
-            new_hash = await self.context.passwords.hash(new_password)
+            new_hash = await self.context.passwords.hash(new_password, kind=HashKind.ACCOUNT_CHANGE)
             await self.uow.begin()
             await self._reauthorize(caller, verified_hash)
             await self.uow.users.set_password(caller.user_id, new_hash)
@@ -81,7 +82,7 @@ class CredentialService(Service):
                 raise InvalidTokenError
             event.set_actor(user.id)
             await self._check_password(new_password, email=user.email, field="new_password")
-            new_hash = await self.context.passwords.hash(new_password)
+            new_hash = await self.context.passwords.hash(new_password, kind=HashKind.ACCOUNT_CHANGE)
             await self.uow.begin()
             await self.uow.users.lock_addresses(user.email)
             if not await self.uow.tokens.consume(token, TokenPurpose.PASSWORD_RESET):
@@ -168,7 +169,7 @@ class CredentialService(Service):
     async def _verify(self, caller: AuthenticatedUser, password: str) -> str:
         """The hash that the password has been verified against."""
         stored = await self.uow.users.find_hashed_password(caller.user_id)
-        if not await self.context.passwords.verify(password, stored) or stored is None:
+        if not await self.context.passwords.verify(password, stored, kind=HashKind.ACCOUNT_CHANGE) or stored is None:
             raise WrongPasswordError
         return stored
 

@@ -1,10 +1,5 @@
-import asyncio
 import base64
 import hmac
-import os
-import sys
-import threading
-from collections.abc import Callable
 from unicodedata import normalize
 
 import bcrypt
@@ -12,15 +7,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from src.core.exceptions import ServiceUnavailableException, ValidationException
+from src.core.exceptions import ValidationException
+from src.core.hash_pool import HashKind, HashPool
 from src.core.passwords import (
-    NICENESS,
-    HashPool,
     PasswordHasher,
     check_password,
     hash_password,
     needs_rehash,
-    never_disconnected,
     verify_password,
 )
 
@@ -224,83 +217,10 @@ class TestPolicy:
         self.check("# Copyright (c) 2021 @zxcvbn-ts")
 
 
-class TestPool:
-    async def run(self, pool: HashPool, work: Callable[[], None], share: float = 1.0) -> None:
-        await pool.run(work, queue_share=share, is_disconnected=never_disconnected)
+async def test_a_hasher_hashes_and_verifies_in_the_pool() -> None:
+    hasher = PasswordHasher(HashPool(threads=1, queue_size=4), ROUNDS, origin="203.0.113.7")
 
-    def wait(self, release: threading.Event) -> None:
-        assert release.wait(10)
+    stored = await hasher.hash("strong-pass-12-chars", kind=HashKind.SIGN_UP)
 
-    async def fill(self, pool: HashPool, release: threading.Event, jobs: int) -> list[asyncio.Task[None]]:
-        tasks = [asyncio.create_task(self.run(pool, lambda: self.wait(release))) for _ in range(jobs)]
-        await asyncio.sleep(0)
-        return tasks
-
-    async def test_a_full_queue_refuses_at_once(self) -> None:
-        pool, release = HashPool(threads=1, queue_size=2), threading.Event()
-        tasks = await self.fill(pool, release, jobs=3)
-
-        with pytest.raises(ServiceUnavailableException):
-            await self.run(pool, release.set)
-
-        assert not release.is_set()
-        release.set()
-        await asyncio.gather(*tasks)
-        await self.run(pool, lambda: None)
-
-    async def test_a_share_of_the_queue_is_full_sooner(self) -> None:
-        pool, release = HashPool(threads=1, queue_size=4), threading.Event()
-        tasks = await self.fill(pool, release, jobs=3)
-
-        with pytest.raises(ServiceUnavailableException):
-            await self.run(pool, lambda: None, share=0.5)
-        waiting = asyncio.create_task(self.run(pool, lambda: None))
-
-        release.set()
-        await asyncio.gather(waiting, *tasks)
-
-    async def test_a_job_whose_caller_has_gone_is_dropped(self) -> None:
-        pool, has_run = HashPool(threads=1, queue_size=2), threading.Event()
-
-        async def gone() -> bool:
-            return True
-
-        with pytest.raises(ServiceUnavailableException):
-            await pool.run(has_run.set, queue_share=1.0, is_disconnected=gone)
-
-        assert not has_run.is_set()
-
-    async def test_a_cancelled_job_gives_its_place_back(self) -> None:
-        pool, release = HashPool(threads=1, queue_size=2), threading.Event()
-        tasks = await self.fill(pool, release, jobs=3)
-
-        tasks[-1].cancel()
-        await asyncio.gather(tasks[-1], return_exceptions=True)
-
-        assert pool.waiting == 1
-        release.set()
-        await asyncio.gather(*tasks[:-1])
-
-    async def test_the_event_loop_runs_while_threads_hash(self) -> None:
-        pool, release = HashPool(threads=2, queue_size=2), threading.Event()
-        tasks = await self.fill(pool, release, jobs=2)
-
-        asyncio.get_running_loop().call_soon(release.set)
-
-        await asyncio.gather(*tasks)
-
-    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities per thread")
-    async def test_threads_that_hash_step_behind_the_event_loop(self) -> None:
-        pool, niceness = HashPool(threads=1, queue_size=2), list[int]()
-
-        await self.run(pool, lambda: niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
-
-        assert niceness == [NICENESS + os.getpriority(os.PRIO_PROCESS, os.getpid())]
-
-    async def test_a_hasher_hashes_and_verifies_in_the_pool(self) -> None:
-        hasher = PasswordHasher(HashPool(threads=1, queue_size=2), ROUNDS)
-
-        stored = await hasher.hash("strong-pass-12-chars")
-
-        assert await hasher.verify("strong-pass-12-chars", stored)
-        assert not await hasher.verify("strong-pass-12-chars", None)
+    assert await hasher.verify("strong-pass-12-chars", stored, kind=HashKind.LOG_IN)
+    assert not await hasher.verify("strong-pass-12-chars", None, kind=HashKind.LOG_IN)
