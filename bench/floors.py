@@ -23,7 +23,7 @@ from bench.databases import DATABASES
 from bench.limits import Limit, report
 from bench.load import Round, alternate, measure, median_ratio, repeat, request
 from bench.service import PASSWORD, Account, Service, create_account, running_service
-from src.core.passwords import NICENESS
+from src.core.hash_pool import NICENESS
 from src.core.settings import usable_cores
 
 LOG_IN_LEAST = 0.95  # of raw bcrypt's hashes per second

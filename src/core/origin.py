@@ -1,7 +1,7 @@
 """Where a request comes from."""
 
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address, ip_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,4 +22,4 @@ class RequestOrigin:
             return str(address)
         if address.ipv4_mapped:
             return str(address.ipv4_mapped)
-        return str(ip_network((address, 64), strict=False))
+        return f"{IPv6Address(int(address) >> 64 << 64)}/64"

@@ -1,31 +1,23 @@
-"""Passwords: the policy, the stored form, and the bounded pool of threads that hashes them.
+"""Passwords: the policy, and the stored form.
 
 Others call `PasswordHasher` and `check_password`; what the stored text looks like is known only here.
 """
 
-import asyncio
 import base64
-import contextlib
 import hmac
-import os
 import re
-import sys
-import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+from unicodedata import normalize
 
-import anyio
 import bcrypt
 
-from src.core.exceptions import ServiceUnavailableException, ValidationException
+from src.core.exceptions import ValidationException
+from src.core.hash_pool import HashKind, HashPool, never_disconnected
 
-NICENESS = (
-    5  # of the hashing threads: behind the event loop, yet not so far that a flood of reads on one core stops them
-)
 PASSWORD_MAX_LENGTH = 1024  # characters; hashing first makes every one of them count, and this bounds the work
 
 UNUSABLE_PASSWORD = "!"  # stored where nobody has chosen a password yet: no password verifies against it
@@ -56,34 +48,62 @@ def parse_hash(stored: str) -> PasswordHash | None:
     return None
 
 
+def normalize_password(password: str) -> str:
+    """The one form of texts that look the same (NFC: NIST SP 800-63B-4, 3.1.1.2): keyboards and systems differ in
+    whether "é" is one code point or two."""
+    return normalize("NFC", password)
+
+
 def hash_password(password: str, rounds: int) -> str:
-    """The stored form of a password, in passlib's `bcrypt_sha256` version 2 format.
+    """The stored form of a password, normalized, in passlib's `bcrypt_sha256` version 2 format.
 
     bcrypt alone reads 72 bytes and stops at a NUL. Its input is therefore HMAC-SHA-256 of the password, in base64,
     keyed with the salt: with a plain SHA-256 a digest leaked elsewhere could be tried here ("password shucking").
     """
     salt = bcrypt.gensalt(rounds).decode()[-22:]
-    return f"$bcrypt-sha256$v=2,t=2b,r={rounds}${salt}${_checksum(_prehash(password, salt), rounds, salt)}"
+    secret = _prehash(normalize_password(password), salt)
+    return f"$bcrypt-sha256$v=2,t=2b,r={rounds}${salt}${_checksum(secret, rounds, salt)}"
 
 
 def verify_password(password: str, stored: str | None, rounds: int) -> bool:
-    """Whether the password is the stored one.
+    """Whether the password, in any of its forms, is the stored one.
 
-    `None` (nobody has this address) and a hash that cannot be read cost one hash of `rounds` and are a mismatch, so
-    that the time taken does not tell who has an account.
+    A mismatch costs a hash of `rounds` for each form, whether nobody has this address (`None`), or the stored hash is
+    cheaper or cannot be read: the time taken tells what was typed, and not who has an account.
     """
     parsed = parse_hash(stored) if stored else None
     known = parsed or _decoy(rounds)
-    # Plain bcrypt was made of the first 72 bytes; bcrypt 5 raises for more.
-    secret = password.encode()[:72] if known.is_foreign else _prehash(password, known.salt)
-    matches = hmac.compare_digest(_checksum(secret, known.rounds, known.salt), known.checksum)
-    return matches and parsed is not None
+    forms = _forms(password)
+    # No form is left out once one has matched: the time would tell which of them is stored.
+    matches = [hmac.compare_digest(_derive(form, known), known.checksum) for form in forms]
+    if any(matches):
+        return True
+    for _ in forms:
+        _make_up_for(known, rounds)
+    return False
 
 
 def needs_rehash(stored: str, rounds: int) -> bool:
     """Whether a hash that has just verified should be replaced: it is foreign, or cheaper than `rounds`."""
     parsed = parse_hash(stored)
     return parsed is None or parsed.is_foreign or parsed.rounds < rounds
+
+
+def _forms(password: str) -> list[str]:
+    """The password as it was typed, composed and decomposed, each once: other systems hash either, and so did we."""
+    return list(dict.fromkeys((normalize_password(password), password, normalize("NFD", password))))
+
+
+def _derive(password: str, known: PasswordHash) -> str:
+    # Plain bcrypt was made of the first 72 bytes; bcrypt 5 raises for more.
+    secret = password.encode()[:72] if known.is_foreign else _prehash(password, known.salt)
+    return _checksum(secret, known.rounds, known.salt)
+
+
+def _make_up_for(known: PasswordHash, rounds: int) -> None:
+    """Hash until a hash cheaper than `rounds` has cost as much: 2^r + (2^r + ... + 2^(rounds-1)) is 2^rounds."""
+    for cost in range(known.rounds, rounds):
+        _checksum(b"", cost, known.salt)
 
 
 def _prehash(password: str, salt: str) -> bytes:
@@ -102,8 +122,9 @@ def _decoy(rounds: int) -> PasswordHash:
 def check_password(password: str, *, email: str, min_length: int, field: str = "password") -> None:
     """The policy: length, no common password, not the address itself (NIST SP 800-63B-4, 3.1.1.2: no composition).
 
-    Raises `ValidationException` that names the reason.
+    It looks at the normalized password. Raises `ValidationException` that names the reason.
     """
+    password = normalize_password(password)
     folded = password.casefold()
     if len(password) < min_length:
         raise ValidationException.for_field(field, f"must have at least {min_length} characters")
@@ -119,64 +140,25 @@ def _common_passwords() -> frozenset[str]:
     return frozenset(line for line in lines if not line.startswith("#"))
 
 
-class HashPool:
-    """At most `threads` hashes at once and at most `queue_size` waiting; more are refused at once, not delayed.
-
-    bcrypt releases the interpreter lock, so the event loop keeps answering reads while the threads are busy.
-    """
-
-    def __init__(self, *, threads: int, queue_size: int) -> None:
-        self._queue_size = queue_size
-        self._turns = anyio.CapacityLimiter(threads)
-        self._threads = ThreadPoolExecutor(
-            threads, thread_name_prefix="password-hash", initializer=_yield_to_the_event_loop
-        )
-
-    @property
-    def waiting(self) -> int:
-        return self._turns.statistics().tasks_waiting
-
-    async def run(
-        self, work: Callable[[], Result], *, queue_share: float, is_disconnected: Callable[[], Awaitable[bool]]
-    ) -> Result:
-        """Do the work in turn. Raises `ServiceUnavailableException` if `queue_share` of the queue is taken already,
-        or if the caller has gone by the time its turn comes: then the work would be for nobody."""
-        if self.waiting >= self._queue_size * queue_share:
-            raise ServiceUnavailableException
-        async with self._turns:
-            if await is_disconnected():
-                raise ServiceUnavailableException
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-
-def _yield_to_the_event_loop() -> None:
-    # bcrypt lets go of the interpreter lock, but not of the processor: without this, a read that arrives while every
-    # core hashes waits for a time slice. Linux has priorities per thread; elsewhere the number could be a process's.
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        with contextlib.suppress(OSError):  # a sandbox may forbid it, and a failing initializer would end the pool
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
-
-
-async def never_disconnected() -> bool:
-    return False
-
-
 @dataclass(frozen=True, slots=True)
 class PasswordHasher:
-    """Hashes and verifies for one caller, in the pool that all share."""
+    """Hashes and verifies for one caller, in the pool that all share.
+
+    What it does raises `ServiceUnavailableException` when too many are waiting; see `HashPool.run`.
+    """
 
     pool: HashPool
     rounds: int
+    origin: str  # as `RequestOrigin.network` has it
     is_disconnected: Callable[[], Awaitable[bool]] = never_disconnected
 
-    async def hash(self, password: str, *, queue_share: float = 1.0) -> str:
-        """A new stored hash. Raises `ServiceUnavailableException` when too many are waiting."""
-        return await self._run(lambda: hash_password(password, self.rounds), queue_share)
+    async def hash(self, password: str, *, kind: HashKind) -> str:
+        """A new stored hash."""
+        return await self._run(lambda: hash_password(password, self.rounds), kind)
 
-    async def verify(self, password: str, stored: str | None) -> bool:
-        """See `verify_password`. Raises `ServiceUnavailableException` when too many are waiting."""
-        return await self._run(lambda: verify_password(password, stored, self.rounds), 1.0)
+    async def verify(self, password: str, stored: str | None, *, kind: HashKind) -> bool:
+        """See `verify_password`."""
+        return await self._run(lambda: verify_password(password, stored, self.rounds), kind)
 
-    async def _run(self, work: Callable[[], Result], queue_share: float) -> Result:
-        return await self.pool.run(work, queue_share=queue_share, is_disconnected=self.is_disconnected)
+    async def _run(self, work: Callable[[], Result], kind: HashKind) -> Result:
+        return await self.pool.run(work, kind=kind, origin=self.origin, is_disconnected=self.is_disconnected)

@@ -76,6 +76,10 @@ def _allowed_origin(entry: str) -> str:
     raise ValueError("each must be scheme://host or scheme://host:port, without a path: https://app.example.com")
 
 
+def _range_url(url: str) -> str:
+    return _public_url(url) + "/"
+
+
 def _database_url(url: str) -> str:
     if not url.startswith(("sqlite:", "sqlite+aiosqlite:", "postgres:", "postgresql:", "postgresql+asyncpg:")):
         raise ValueError("must be a URL of SQLite (sqlite:///file.db) or PostgreSQL (postgresql://user@host/name)")
@@ -130,6 +134,8 @@ class Settings(BaseSettings):
     auth_invitation_url_template: LinkTemplate = "{SERVER_PUBLIC_URL}/invitation?token={token}"
 
     auth_password_min_length: int = Field(default=12, ge=8, le=128)
+    auth_hibp_enabled: bool = False
+    auth_hibp_url: Annotated[str, AfterValidator(_range_url)] = "https://api.pwnedpasswords.com/range/"
     auth_bcrypt_rounds: int = Field(default=12, ge=4, le=20)
     auth_hash_threads: int = Field(
         default_factory=lambda: default_hash_threads(usable_cores(), os.environ.get("WEB_CONCURRENCY", "")), gt=0

@@ -13,6 +13,7 @@ from src.core.exceptions import (
     UserNotFoundError,
     WrongPasswordError,
 )
+from src.core.hash_pool import HashKind
 from src.core.kinds import EmailKind, TokenPurpose
 from src.db.models import EventKind, UserModel
 from src.services.audit import AuditEvent
@@ -20,7 +21,6 @@ from src.services.context import Service
 from src.services.outbox import issue_link
 
 RESENT_LINKS = 3  # of the newest sign-ups
-SIGN_UP_QUEUE_SHARE = 0.5  # of the places in the queue for hashing; the rest stays free for log-ins
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class AccountService(Service):
             raise SignUpClosedError  # before the recording: it is the same for all, and names nobody
         async with self.context.recording(EventKind.SIGN_UP) as event:
             await self._check_password(password, email=email)
-            hashed_password = await self.context.passwords.hash(password, queue_share=SIGN_UP_QUEUE_SHARE)
+            hashed_password = await self.context.passwords.hash(password, kind=HashKind.SIGN_UP)
             user = UserModel(email=email, hashed_password=hashed_password, name=name)
             await self.uow.begin()
             if self.settings.auth_auto_activate:
@@ -95,7 +95,7 @@ class AccountService(Service):
                 return pending
             event.user_id = pending.user_id
             is_theirs = not pending.asks_password or await self.context.passwords.verify(
-                password or "", hashed_password
+                password or "", hashed_password, kind=HashKind.ACCOUNT_CHANGE
             )
             await self.uow.begin()
             if not is_theirs:
@@ -118,7 +118,7 @@ class AccountService(Service):
             user = await self._get_token_user(token, TokenPurpose.INVITATION)
             event.set_actor(user.id)
             await self._check_password(password, email=user.email)
-            hashed_password = await self.context.passwords.hash(password)
+            hashed_password = await self.context.passwords.hash(password, kind=HashKind.ACCOUNT_CHANGE)
             await self.uow.begin()
             await self._activate(token, TokenPurpose.INVITATION, event, hashed_password=hashed_password)
             await self.context.commit(event)
@@ -132,7 +132,7 @@ class AccountService(Service):
         async with self.context.recording(EventKind.USER_CREATION, by=Operator()) as event:
             event.changes = "is_admin=true"
             await self._check_password(password, email=email)
-            hashed_password = await self.context.passwords.hash(password)
+            hashed_password = await self.context.passwords.hash(password, kind=HashKind.ACCOUNT_CHANGE)
             user = UserModel(email=email, hashed_password=hashed_password, is_admin=True)
             await self.uow.begin()
             await self._add_activated(user, event)

@@ -4,14 +4,16 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from src.core.callers import Caller
+from src.core.exceptions import ValidationException
+from src.core.hash_pool import HashPool, never_disconnected
 from src.core.kinds import EmailKind
 from src.core.limits import BlockedKeys
 from src.core.origin import RequestOrigin
-from src.core.passwords import HashPool, PasswordHasher, check_password, never_disconnected
+from src.core.passwords import PasswordHasher, check_password
 from src.core.settings import Settings
 from src.core.tokens import TokenSigner
 from src.db.models import EventKind
@@ -20,6 +22,9 @@ from src.email import EmailUtils, SendsEmail
 from src.services.audit import AnonymousFailures, Audit, AuditEvent
 from src.services.limits import RateLimiter
 from src.services.outbox import Outbox
+
+if TYPE_CHECKING:
+    from src.services.breached_passwords import BreachedPasswords
 
 
 def no_dispatcher() -> None:
@@ -37,6 +42,7 @@ class Runtime:
     wake_dispatcher: Callable[[], None] = no_dispatcher
     blocked: BlockedKeys = field(default_factory=BlockedKeys)
     anonymous_failures: AnonymousFailures = field(default_factory=Counter)
+    breached_passwords: "BreachedPasswords | None" = None  # None unless AUTH_HIBP_ENABLED
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -45,7 +51,16 @@ class Runtime:
             HashPool(threads=settings.auth_hash_threads, queue_size=settings.auth_hash_queue_size),
             TokenSigner.from_settings(settings),
             EmailUtils.from_settings(settings),
+            breached_passwords=_load_breached_passwords(settings),
         )
+
+
+def _load_breached_passwords(settings: Settings) -> "BreachedPasswords | None":
+    if not settings.auth_hibp_enabled:
+        return None
+    from src.services.breached_passwords import BreachedPasswords  # it loads an HTTP client
+
+    return BreachedPasswords(settings.auth_hibp_url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +70,7 @@ class Context:
     uow: UnitOfWork
     settings: Settings
     passwords: PasswordHasher
+    breached_passwords: "BreachedPasswords | None"
     signer: TokenSigner
     origin: RequestOrigin
     limits: RateLimiter
@@ -76,7 +92,8 @@ class Context:
         return cls(
             uow,
             settings,
-            PasswordHasher(runtime.hash_pool, settings.auth_bcrypt_rounds, is_disconnected),
+            PasswordHasher(runtime.hash_pool, settings.auth_bcrypt_rounds, origin.network, is_disconnected),
+            runtime.breached_passwords,
             runtime.signer,
             origin,
             RateLimiter(uow, settings, origin=origin, fingerprint=runtime.signer.fingerprint, blocked=runtime.blocked),
@@ -125,5 +142,10 @@ class Service:
         self.settings = context.settings
 
     async def _check_password(self, password: str, *, email: str, field: str = "password") -> None:
-        """What may become a password. Raises `ValidationException` for `field`."""
+        """What may become a password. It may ask another service, so no transaction may be open.
+
+        Raises `ValidationException` for `field`.
+        """
         check_password(password, email=email, min_length=self.settings.auth_password_min_length, field=field)
+        if self.context.breached_passwords and await self.context.breached_passwords.contains(password):
+            raise ValidationException.for_field(field, "has been found in a data breach: choose another")

@@ -13,6 +13,7 @@ from src.core.exceptions import (
     ValidationException,
     WrongPasswordError,
 )
+from src.core.hash_pool import HashKind
 from src.core.kinds import EmailKind, TokenPurpose
 from src.core.limits import Place
 from src.db.models import EventKind, UserModel
@@ -43,7 +44,7 @@ class CredentialService(Service):
         async with self.context.recording(EventKind.PASSWORD_CHANGE, by=caller, user_id=caller.user_id) as event:
             await self._check_password(new_password, email=caller.email, field="new_password")
             verified = await self._verify(caller, current_password)
-            new_hash = await self.context.passwords.hash(new_password)
+            new_hash = await self.context.passwords.hash(new_password, kind=HashKind.ACCOUNT_CHANGE)
             await self.uow.begin()
             await self._reauthorize(caller, verified)
             await self.uow.users.set_password(caller.user_id, new_hash)
@@ -92,7 +93,7 @@ class CredentialService(Service):
                 raise InvalidTokenError
             event.set_actor(user.id)
             await self._check_password(new_password, email=user.email, field="new_password")
-            new_hash = await self.context.passwords.hash(new_password)
+            new_hash = await self.context.passwords.hash(new_password, kind=HashKind.ACCOUNT_CHANGE)
             await self.uow.begin()
             await self.uow.users.lock_addresses(user.email)
             if not await self.uow.tokens.consume(token, TokenPurpose.PASSWORD_RESET):
@@ -182,7 +183,7 @@ class CredentialService(Service):
     async def _verify(self, caller: AuthenticatedUser, password: str) -> _Verified:
         places = await self.context.limits.take_guess(caller.email, is_anonymous=False)
         stored = await self.uow.users.find_hashed_password(caller.user_id)
-        if not await self.context.passwords.verify(password, stored) or stored is None:
+        if not await self.context.passwords.verify(password, stored, kind=HashKind.ACCOUNT_CHANGE) or stored is None:
             raise WrongPasswordError
         return _Verified(stored, places)
 

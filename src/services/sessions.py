@@ -7,6 +7,7 @@ from uuid import UUID
 
 from src.core.callers import AuthenticatedUser
 from src.core.exceptions import InvalidCredentialsError, InvalidRefreshTokenError, SessionNotFoundError
+from src.core.hash_pool import HashKind
 from src.core.kinds import EmailKind
 from src.core.passwords import needs_rehash
 from src.core.tokens import RefreshClaims
@@ -40,12 +41,13 @@ class SessionService(Service):
             places = await self.context.limits.take_guess(email)
             owner = await self.uow.users.find_owner(email)
             event.user_id, event.address = (owner.id, None) if owner else (None, email)
-            is_right = await passwords.verify(password, owner.hashed_password if owner else None)
+            stored = owner.hashed_password if owner else None
+            is_right = await passwords.verify(password, stored, kind=HashKind.LOG_IN)
             if owner is None or not owner.is_active or not is_right:
                 raise InvalidCredentialsError
             new_hash = owner.hashed_password
             if needs_rehash(owner.hashed_password, self.settings.auth_bcrypt_rounds):
-                new_hash = await passwords.hash(password)
+                new_hash = await passwords.hash(password, kind=HashKind.LOG_IN)
             await self.uow.begin()
             if not await self.uow.users.record_login(owner.id, seen_hash=owner.hashed_password, new_hash=new_hash):
                 raise InvalidCredentialsError

@@ -14,6 +14,7 @@ from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import SessionModel, UserModel
 from src.db.repositories import SessionRepository, UserRepository
+from tests.support.factories import add_users
 from tests.support.hashing import count_hashes, hold, start_waiting
 from tests.support.service import Service, StartService
 from tests.support.steps import (
@@ -28,6 +29,8 @@ from tests.support.steps import (
     refresh,
     sign_up,
 )
+
+COMPOSED, DECOMPOSED = "senha-\u00e9-de-verdade", "senha-e\u0301-de-verdade"
 
 
 async def change(database: AsyncDatabaseManager, model: type[UserModel] | type[SessionModel], **values: object) -> None:
@@ -129,6 +132,28 @@ class TestLogIn:
         assert wrong.json()["code"] == "INVALID_CREDENTIALS"
         assert "not confirmed" in wrong.json()["detail"]
         assert wrong.headers["www-authenticate"] == "Bearer"
+
+    @pytest.mark.parametrize(("chosen", "typed"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+    async def test_it_does_not_matter_how_a_keyboard_composes_the_password(
+        self, service: Service, chosen: str, typed: str
+    ) -> None:
+        await create_account(service, password=chosen)
+
+        assert (await post_log_in(service, password=typed)).status_code == 200
+
+    async def test_a_foreign_hash_of_a_decomposed_password_is_upgraded(
+        self, start_service: StartService, database: AsyncDatabaseManager
+    ) -> None:
+        service = await start_service(auth_bcrypt_rounds=5)
+        foreign = bcrypt.hashpw(DECOMPOSED.encode(), bcrypt.gensalt(4)).decode()
+        await add_users(database, {"email": "ana@example.com", "hashed_password": foreign})
+
+        response = await post_log_in(service, password=COMPOSED)
+
+        assert response.status_code == 200
+        upgraded = (await only_user(database)).hashed_password
+        assert upgraded.startswith("$bcrypt-sha256$v=2,t=2b,r=5$")
+        assert verify_password(COMPOSED, upgraded, rounds=5)
 
     @pytest.mark.parametrize(
         "stored",

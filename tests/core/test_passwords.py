@@ -1,28 +1,25 @@
-import asyncio
-import os
-import sys
-import threading
-from collections.abc import Callable
-from types import FrameType
+import base64
+import hmac
+from unicodedata import normalize
 
 import bcrypt
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from src.core.exceptions import ServiceUnavailableException, ValidationException
+from src.core.exceptions import ValidationException
+from src.core.hash_pool import HashKind, HashPool
 from src.core.passwords import (
-    NICENESS,
-    HashPool,
     PasswordHasher,
     check_password,
     hash_password,
     needs_rehash,
-    never_disconnected,
     verify_password,
 )
 
 ROUNDS = 4
+
+COMPOSED, DECOMPOSED, MIXED = "forma-\u00e9\u00e9-senha", "forma-e\u0301e\u0301-senha", "forma-\u00e9e\u0301-senha"
 
 
 class TestStoredForm:
@@ -43,6 +40,8 @@ class TestStoredForm:
     @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=100), st.text(max_size=3), st.integers(0, 100))
     def test_any_text_verifies_and_no_other(self, password: str, piece: str, place: int) -> None:
         other = password[:place] + (piece.encode("utf-8", "replace").decode() or "x") + password[place:]
+
+        assume(normalize("NFC", other) != normalize("NFC", password))
 
         stored = hash_password(password, ROUNDS)
 
@@ -97,23 +96,88 @@ class TestRehash:
 
 
 class TestEqualCost:
+    @pytest.fixture
+    def costs(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """Those that bcrypt is asked for."""
+        costs, hash_for_real = list[int](), bcrypt.hashpw
+
+        def hash_and_note(secret: bytes, salt: bytes) -> bytes:
+            costs.append(int(salt.split(b"$")[2]))
+            return hash_for_real(secret, salt)
+
+        monkeypatch.setattr(bcrypt, "hashpw", hash_and_note)
+        return costs
+
     @pytest.mark.parametrize(
         "stored",
-        [None, "", "unreadable", hash_password("another", ROUNDS)],
+        [None, "", "unreadable", hash_password("another", 7)],
         ids=["nobody", "empty", "unreadable", "another"],
     )
-    def test_nobody_and_unreadable_cost_one_hash_like_a_wrong_password(self, stored: str | None) -> None:
-        hashes = 0
+    def test_nobody_and_unreadable_cost_one_hash_like_a_wrong_password(
+        self, costs: list[int], stored: str | None
+    ) -> None:
+        verify_password("strong-pass-12-chars", stored, rounds=7)
 
-        def count(_frame: FrameType, event: str, function: object) -> None:
-            nonlocal hashes
-            hashes += event == "c_call" and function is bcrypt.hashpw
+        assert costs == [7]
 
-        sys.setprofile(count)
-        verify_password("strong-pass-12-chars", stored, ROUNDS)
-        sys.setprofile(None)
+    @pytest.mark.parametrize(
+        "stored",
+        [hash_password("another", 4), bcrypt.hashpw(b"another", bcrypt.gensalt(4)).decode()],
+        ids=["ours", "foreign"],
+    )
+    def test_a_wrong_password_costs_as_much_where_the_stored_cost_is_lower(self, costs: list[int], stored: str) -> None:
+        verify_password("strong-pass-12-chars", stored, rounds=7)
 
-        assert hashes == 1
+        assert costs == [4, 4, 5, 6]
+        assert sum(2**cost for cost in costs) == 2**7
+
+    def test_the_right_password_pays_no_more_than_the_stored_cost(self, costs: list[int]) -> None:
+        stored = hash_password("strong-pass-12-chars", 4)
+        costs.clear()
+
+        assert verify_password("strong-pass-12-chars", stored, rounds=7)
+        assert costs == [4]
+
+    @pytest.mark.parametrize("password", [COMPOSED, DECOMPOSED])
+    def test_what_is_typed_decides_the_cost_and_never_what_is_stored(self, costs: list[int], password: str) -> None:
+        stored_hashes = [None, *(hash_password(each, 7) for each in ("another", COMPOSED, DECOMPOSED))]
+        stored_hashes += [bcrypt.hashpw(each.encode(), bcrypt.gensalt(7)).decode() for each in (COMPOSED, DECOMPOSED)]
+
+        for stored in stored_hashes:
+            costs.clear()
+            verify_password(password, stored, rounds=7)
+            assert costs == [7, 7]
+
+
+class TestNormalization:
+    @pytest.mark.parametrize("chosen", [COMPOSED, DECOMPOSED])
+    @pytest.mark.parametrize("typed", [COMPOSED, DECOMPOSED])
+    def test_each_form_of_a_password_verifies(self, chosen: str, typed: str) -> None:
+        assert verify_password(typed, hash_password(chosen, ROUNDS), ROUNDS)
+
+    def test_a_new_hash_is_of_the_composed_form(self) -> None:
+        stored = hash_password(DECOMPOSED, ROUNDS)
+
+        salt = stored.split("$")[3]
+        secret = base64.b64encode(hmac.digest(salt.encode(), COMPOSED.encode(), "sha256"))
+        assert bcrypt.hashpw(secret, f"$2b$04${salt}".encode()).decode()[-31:] == stored[-31:]
+
+    @pytest.mark.parametrize("hashed", [COMPOSED, DECOMPOSED, MIXED])
+    def test_a_foreign_hash_of_any_form_verifies_as_it_was_typed(self, hashed: str) -> None:
+        stored = bcrypt.hashpw(hashed.encode(), bcrypt.gensalt(ROUNDS)).decode()
+
+        assert verify_password(hashed, stored, ROUNDS)
+
+    @pytest.mark.parametrize("typed", [COMPOSED, DECOMPOSED, MIXED])
+    def test_a_foreign_hash_of_the_decomposed_form_verifies_however_it_is_typed(self, typed: str) -> None:
+        stored = bcrypt.hashpw(DECOMPOSED.encode(), bcrypt.gensalt(ROUNDS)).decode()
+
+        assert verify_password(typed, stored, ROUNDS)
+
+    def test_what_only_looks_alike_is_another_password(self) -> None:
+        stored = hash_password("office-ﬁle-of-mine", ROUNDS)  # a ligature, which only the K forms take apart
+
+        assert not verify_password("office-file-of-mine", stored, ROUNDS)
 
 
 class TestPolicy:
@@ -129,6 +193,11 @@ class TestPolicy:
         with pytest.raises(ValidationException):
             self.check(password)
 
+    @pytest.mark.parametrize("password", ["e\u0301" * 6, "e\u0301" * 11])
+    def test_length_is_counted_after_normalization(self, password: str) -> None:
+        with pytest.raises(ValidationException):
+            self.check(password)
+
     @pytest.mark.parametrize("password", ["qwerty123456", "QWERTY123456", "123456789987654321"])
     def test_common_passwords_are_refused(self, password: str) -> None:
         with pytest.raises(ValidationException):
@@ -139,87 +208,19 @@ class TestPolicy:
             with pytest.raises(ValidationException):
                 self.check(password, email="straße.lang@example.com")
 
+    def test_no_form_of_the_address_is_a_password(self) -> None:
+        for password in ("jos\u00e9.longname@example.com", "jose\u0301.longname@example.com"):
+            with pytest.raises(ValidationException):
+                self.check(password, email="jos\u00e9.longname@example.com")
+
     def test_the_licence_of_the_list_is_no_password(self) -> None:
         self.check("# Copyright (c) 2021 @zxcvbn-ts")
 
 
-class TestPool:
-    async def run(self, pool: HashPool, work: Callable[[], None], share: float = 1.0) -> None:
-        await pool.run(work, queue_share=share, is_disconnected=never_disconnected)
+async def test_a_hasher_hashes_and_verifies_in_the_pool() -> None:
+    hasher = PasswordHasher(HashPool(threads=1, queue_size=4), ROUNDS, origin="203.0.113.7")
 
-    def wait(self, release: threading.Event) -> None:
-        assert release.wait(10)
+    stored = await hasher.hash("strong-pass-12-chars", kind=HashKind.SIGN_UP)
 
-    async def fill(self, pool: HashPool, release: threading.Event, jobs: int) -> list[asyncio.Task[None]]:
-        tasks = [asyncio.create_task(self.run(pool, lambda: self.wait(release))) for _ in range(jobs)]
-        await asyncio.sleep(0)
-        return tasks
-
-    async def test_a_full_queue_refuses_at_once(self) -> None:
-        pool, release = HashPool(threads=1, queue_size=2), threading.Event()
-        tasks = await self.fill(pool, release, jobs=3)
-
-        with pytest.raises(ServiceUnavailableException):
-            await self.run(pool, release.set)
-
-        assert not release.is_set()
-        release.set()
-        await asyncio.gather(*tasks)
-        await self.run(pool, lambda: None)
-
-    async def test_a_share_of_the_queue_is_full_sooner(self) -> None:
-        pool, release = HashPool(threads=1, queue_size=4), threading.Event()
-        tasks = await self.fill(pool, release, jobs=3)
-
-        with pytest.raises(ServiceUnavailableException):
-            await self.run(pool, lambda: None, share=0.5)
-        waiting = asyncio.create_task(self.run(pool, lambda: None))
-
-        release.set()
-        await asyncio.gather(waiting, *tasks)
-
-    async def test_a_job_whose_caller_has_gone_is_dropped(self) -> None:
-        pool, has_run = HashPool(threads=1, queue_size=2), threading.Event()
-
-        async def gone() -> bool:
-            return True
-
-        with pytest.raises(ServiceUnavailableException):
-            await pool.run(has_run.set, queue_share=1.0, is_disconnected=gone)
-
-        assert not has_run.is_set()
-
-    async def test_a_cancelled_job_gives_its_place_back(self) -> None:
-        pool, release = HashPool(threads=1, queue_size=2), threading.Event()
-        tasks = await self.fill(pool, release, jobs=3)
-
-        tasks[-1].cancel()
-        await asyncio.gather(tasks[-1], return_exceptions=True)
-
-        assert pool.waiting == 1
-        release.set()
-        await asyncio.gather(*tasks[:-1])
-
-    async def test_the_event_loop_runs_while_threads_hash(self) -> None:
-        pool, release = HashPool(threads=2, queue_size=2), threading.Event()
-        tasks = await self.fill(pool, release, jobs=2)
-
-        asyncio.get_running_loop().call_soon(release.set)
-
-        await asyncio.gather(*tasks)
-
-    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities per thread")
-    async def test_threads_that_hash_step_behind_the_event_loop(self) -> None:
-        pool, niceness = HashPool(threads=1, queue_size=2), list[int]()
-
-        await self.run(pool, lambda: niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
-
-        assert niceness == [NICENESS + os.getpriority(os.PRIO_PROCESS, os.getpid())]
-
-    async def test_a_hasher_hashes_and_verifies_in_the_pool(self) -> None:
-        hasher = PasswordHasher(HashPool(threads=1, queue_size=2), ROUNDS)
-
-        stored = await hasher.hash("strong-pass-12-chars")
-
-        assert await hasher.verify("strong-pass-12-chars", stored)
-        assert not await hasher.verify("strong-pass-12-chars", None)
+    assert await hasher.verify("strong-pass-12-chars", stored, kind=HashKind.LOG_IN)
+    assert not await hasher.verify("strong-pass-12-chars", None, kind=HashKind.LOG_IN)

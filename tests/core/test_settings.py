@@ -52,6 +52,7 @@ def test_the_readme_lists_every_setting() -> None:
         ("database_url", "mysql://localhost/users"),
         ("auth_password_min_length", 7),
         ("auth_bcrypt_rounds", 3),
+        ("auth_hibp_url", "api.pwnedpasswords.com/range/"),
         ("auth_hash_threads", 0),
         ("auth_hash_queue_size", 1),
         ("auth_activation_ttl_seconds", 0),

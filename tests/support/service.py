@@ -15,7 +15,7 @@ from httpx import ASGITransport, AsyncClient
 from src.api.app import create_app
 from src.api.app import db as production_db
 from src.api.dependencies import get_email_utils, runtime_of
-from src.core.passwords import HashPool
+from src.core.hash_pool import HashPool
 from src.core.settings import Settings
 from src.core.tokens import TokenSigner
 from src.db import AsyncDatabaseManager
