@@ -20,6 +20,7 @@ from tests.support.steps import PASSWORD, activate, create_account, post_sign_up
 
 Result = TypeVar("Result")
 
+BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 async def stored_user(database: AsyncDatabaseManager, user_id: str) -> UserModel:
     async with database.session() as session:
@@ -81,6 +82,11 @@ async def test_a_name_may_be_written_in_any_script(service: Service, name: str) 
         ("A\x00na", "must not contain control characters"),
         ("A\x1b[31mna", "must not contain control characters"),
         ("A\ud800na", "contains characters that UTF-8 cannot encode"),
+        ("A\u0085na", "must not contain control characters"),
+        *((f"A{control}na", "must not contain characters that change the direction of text") for control in BIDI),
+        ("A\u2028na", "must not contain line or paragraph separators"),
+        ("A\u2029na", "must not contain line or paragraph separators"),
+        ("Win at https://evil.example.com", "must not contain a web address"),
         ("   ", "must have at least 1 characters"),
         ("a" * 201, "must have at most 200 characters"),
         (7, "must be a string"),
