@@ -96,6 +96,7 @@ class SessionModel(BaseModel):
 class OutboxStatus(StrEnum):
     QUEUED = "queued"
     SENT = "sent"
+    DROPPED = "dropped"  # for nobody: written for the time that it takes
     DEAD = "dead"  # every attempt failed; `python -m src outbox retry` tries again
 
 

@@ -100,9 +100,12 @@ class Context:
         await self.uow.commit()
         self.outbox.wake()
 
-    async def notify(self, kind: EmailKind, *, to: str, user_id: UUID | None, **content: str | None) -> None:
+    async def notify(
+        self, kind: EmailKind, *, to: str, user_id: UUID | None, is_for_nobody: bool = False, **content: str | None
+    ) -> None:
         """Queue an email that says where the request came from."""
-        await self.outbox.queue(kind, to=to, user_id=user_id, where=self.origin.address, **content)
+        where = self.origin.address
+        await self.outbox.queue(kind, to=to, user_id=user_id, where=where, is_for_nobody=is_for_nobody, **content)
 
 
 class Service:

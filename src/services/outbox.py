@@ -14,7 +14,7 @@ from src.core.kinds import EmailKind
 from src.core.settings import Settings
 from src.db.base import utc_now
 from src.db.database import AsyncDatabaseManager
-from src.db.models import OutboxEmailModel
+from src.db.models import OutboxEmailModel, OutboxStatus
 from src.db.repositories import OutboxRepository
 from src.db.unit_of_work import UnitOfWork, open_unit_of_work
 from src.email import Message, MessageTemplates, SendsEmail
@@ -47,16 +47,30 @@ class Outbox:
         self._has_queued = False
 
     async def queue(
-        self, kind: EmailKind, *, to: str, user_id: UUID | None, where: str | None, **content: str | None
+        self,
+        kind: EmailKind,
+        *,
+        to: str,
+        user_id: UUID | None,
+        where: str | None,
+        is_for_nobody: bool = False,
+        **content: str | None,
     ) -> bool:
         """Leave an email; false if one that waits will do. `where` is where the request came from, which most tell.
 
         An address gets so many emails of a kind in an hour. More wait until the hour is over, all in one; so does a
         request for an email about the same user that waits already. Notices are exempt: nobody may silence them.
+
+        One that is `is_for_nobody` is never sent. It is written, so that time does not tell an address that is known.
         """
         if not self.is_wired:
             return True
         due_at = utc_now() if CATALOGUE[kind].is_notice else await self._find_place(kind, to, user_id)
+        if is_for_nobody:
+            await self._emails.add(
+                OutboxEmailModel(kind=kind, to_email=to, user_id=user_id, status=OutboxStatus.DROPPED)
+            )
+            return False
         if due_at is None:
             return False
         values = {"when": f"{utc_now():%Y-%m-%d %H:%M} UTC", "where": where} | content
@@ -90,15 +104,19 @@ async def issue_link(
     kind: EmailKind,
     user_id: UUID,
     *,
+    begins_at: datetime | None = None,
     new_email: str | None = None,
     session_id: UUID | None = None,
 ) -> str:
-    """A new one-time token in the URL that emails of this kind bring. A step of a use case: it does not commit."""
+    """A new one-time token in the URL that emails of this kind bring. Its lifetime begins now, if not at `begins_at`.
+    A step of a use case: it does not commit."""
     link = CATALOGUE[kind].link
     assert link is not None  # noqa: S101 - only asked for kinds that have one
     seconds, template = link.terms(settings)
-    lifetime = timedelta(seconds=seconds)
-    token = await uow.tokens.issue(user_id, link.purpose, lifetime, new_email=new_email, session_id=session_id)
+    expires_at = (begins_at or utc_now()) + timedelta(seconds=seconds)
+    token = await uow.tokens.issue(
+        user_id, link.purpose, expires_at=expires_at, new_email=new_email, session_id=session_id
+    )
     return settings.link(template, token)
 
 
@@ -185,7 +203,7 @@ class Dispatcher:
             if not await uow.emails.is_held(email):
                 return None
             user = await uow.users.find_record(email.user_id) if email.user_id else None
-            if entry.is_pointless(user, email.to_email):
+            if entry.is_pointless(user, email.to_email, self._settings):
                 return None
             if user and entry.link:
                 session_id = (email.content or {}).get("session_id")
@@ -194,6 +212,7 @@ class Dispatcher:
                     self._settings,
                     kind,
                     user.id,
+                    begins_at=user.created_at if entry.link.ends_with_sign_up else None,
                     new_email=email.to_email if entry.link.moves_account else None,
                     session_id=UUID(session_id) if session_id else None,
                 )

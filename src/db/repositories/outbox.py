@@ -130,7 +130,7 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
     async def list_unsent(self, *, limit: int) -> Sequence[OutboxEmailModel]:
         query = (
             select(OutboxEmailModel)
-            .where(OutboxEmailModel.status != OutboxStatus.SENT)
+            .where(OutboxEmailModel.status.not_in([OutboxStatus.SENT, OutboxStatus.DROPPED]))
             .order_by(OutboxEmailModel.id)
             .limit(limit)
         )
@@ -151,7 +151,9 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
         """Forget emails that were sent before then; how many they were."""
         is_old = OutboxEmailModel.updated_at < before
         return await self._count_changed(
-            delete(OutboxEmailModel).where(OutboxEmailModel.status == OutboxStatus.SENT, is_old)
+            delete(OutboxEmailModel).where(
+                OutboxEmailModel.status.in_([OutboxStatus.SENT, OutboxStatus.DROPPED]), is_old
+            )
         )
 
     async def _settle(self, email: OutboxEmailModel, **values: object) -> None:
