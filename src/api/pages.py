@@ -16,10 +16,9 @@ from fastapi import APIRouter, Depends, Form, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
 from src.api.dependencies import ContextDep
-from src.core.exceptions import AppException, ValidationException
+from src.core.exceptions import AppException, PasswordNeededError, ValidationException
 from src.core.passwords import PASSWORD_MAX_LENGTH
 from src.services import AccountService, Context, CredentialService
-from src.services.accounts import PendingSignUp
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -55,20 +54,22 @@ router = APIRouter(include_in_schema=False, dependencies=[Depends(_mark_as_page)
 TokenInQuery = Annotated[str, Query(max_length=512)]
 TokenInForm = Annotated[str, Form(max_length=512)]
 NewPasswordInForm = Annotated[str, Form(max_length=PASSWORD_MAX_LENGTH)]
-PasswordInForm = Annotated[str | None, Form(max_length=PASSWORD_MAX_LENGTH)]
+OptionalNewPasswordInForm = Annotated[str | None, Form(max_length=PASSWORD_MAX_LENGTH)]
 
 
 @router.get("/activate")
 async def show_activation(context: ContextDep, token: TokenInQuery = "") -> Response:
-    sign_up = await AccountService(context).preview_activation(token)
-    return _render("activate.html", token=token, sign_up=sign_up)
+    return await _ask_confirmation(context, token)
 
 
 @router.post("/activate")
-async def confirm_activation(context: ContextDep, token: TokenInForm, password: PasswordInForm = None) -> Response:
-    outcome = await AccountService(context).confirm_activation(token, password)
-    if isinstance(outcome, PendingSignUp):
-        return _render("activate.html", status_code=400, token=token, sign_up=outcome)
+async def confirm_activation(
+    context: ContextDep, token: TokenInForm, new_password: OptionalNewPasswordInForm = None
+) -> Response:
+    try:
+        await AccountService(context).activate(token, new_password=new_password, field="new_password")
+    except (PasswordNeededError, ValidationException) as refusal:  # the link is still good
+        return await _ask_confirmation(context, token, refusal=refusal)
     return _render("activated.html")
 
 
@@ -140,19 +141,26 @@ def render_refusal(request: Request, error: AppException) -> Response:
     return response
 
 
+async def _ask_confirmation(context: Context, token: str, *, refusal: AppException | None = None) -> Response:
+    """What the link would activate, with the form for a new password while several sign-ups wait."""
+    sign_up = await AccountService(context).preview_activation(token)
+    return _ask_password("activate.html", context, token=token, email=sign_up.email, refusal=refusal, sign_up=sign_up)
+
+
 def _ask_password(
     template: str,
     context: Context,
     *,
     token: str,
     email: str,
-    refusal: ValidationException | None = None,
+    refusal: AppException | None = None,
+    **values: Any,
 ) -> Response:
-    """The form for a new password, and why the one before was refused."""
-    reason = refusal.details["fields"][0]["reason"] if refusal else None
-    min_length = context.settings.auth_password_min_length
-    values = {"token": token, "email": email, "reason": reason, "min_length": min_length}
-    return _render(template, status_code=422 if refusal else 200, **values)
+    """The form for a new password, and why the one before was refused, if there was one."""
+    reason = refusal.details["fields"][0]["reason"] if isinstance(refusal, ValidationException) else None
+    values |= {"token": token, "email": email, "reason": reason}
+    values["min_length"] = context.settings.auth_password_min_length
+    return _render(template, status_code=refusal.status_code if refusal else 200, **values)
 
 
 def _render(template: str, *, status_code: int = 200, **values: Any) -> Response:

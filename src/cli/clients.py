@@ -13,7 +13,7 @@ from src.cli.arguments import read_as
 from src.cli.context import with_context
 from src.cli.output import AsJson, print_json
 from src.core.callers import Scope
-from src.core.fields import Name
+from src.core.fields import Line
 from src.db.base import utc_now
 from src.db.models import ServiceClientModel
 from src.services import ClientService, Context
@@ -25,7 +25,7 @@ _ClientName = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
-        parser=read_as(TypeAdapter(Annotated[Name, Field(max_length=100)])),
+        parser=read_as(TypeAdapter(Annotated[Line, Field(max_length=100)])),
         help="What the service is called.",
     ),
 ]

@@ -203,6 +203,11 @@ class UserEmailTakenError(ConflictException):
     message = "An account with this e-mail address exists. Log in, or reset its password."
 
 
+class PasswordNeededError(ConflictException):
+    code = "PASSWORD_NEEDED"
+    message = "More than one sign-up waits for this address. Choose a new password, and send it with the link's token."
+
+
 class UserPendingError(ConflictException):
     code = "USER_PENDING"
     message = "The address of this user is not confirmed yet: until it is, they can only be deleted."

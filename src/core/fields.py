@@ -28,6 +28,10 @@ _REASONS = {
 }
 
 
+_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_SEPARATORS = frozenset("\u2028\u2029")
+
+
 def reason_of(error: Mapping[str, Any]) -> str:
     """Why pydantic refuses a value, without a piece of it: one of the `errors()` of its `ValidationError`."""
     return _REASONS.get(error["type"], "is not valid").format_map(error.get("ctx", {}))
@@ -38,6 +42,17 @@ def printable(text: str) -> str:
     if any(unicodedata.category(character) == "Cc" for character in text):
         raise ValueError("must not contain control characters")
     return text
+
+
+def presentable(name: str) -> str:
+    # Others read a name on pages and in emails: it must not reorder or break the text around it, nor become a link.
+    if not _BIDI_CONTROLS.isdisjoint(name):
+        raise ValueError("must not contain characters that change the direction of text")
+    if not _SEPARATORS.isdisjoint(name):
+        raise ValueError("must not contain line or paragraph separators")
+    if "://" in name:
+        raise ValueError("must not contain a web address")
+    return name
 
 
 def encodable(secret: SecretStr) -> SecretStr:
@@ -54,12 +69,8 @@ Email = Annotated[
     Field(max_length=320, examples=["ana@example.com"], json_schema_extra={"format": "email"}),
     AfterValidator(normalize_email),
 ]
-Name = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
-    AfterValidator(printable),
-    Field(examples=["Ana"]),
-]
+Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(printable)]
+Name = Annotated[Line, AfterValidator(presentable), Field(examples=["Ana"])]  # older names in the database may be freer
 # Any text that UTF-8 can hold, spaces and control characters included: it is never shown, only hashed.
 Password = Annotated[
     SecretStr, AfterValidator(encodable), Field(max_length=PASSWORD_MAX_LENGTH, examples=["correct-horse-battery"])

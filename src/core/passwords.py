@@ -152,6 +152,10 @@ class PasswordHasher:
     origin: str  # as `RequestOrigin.network` has it
     is_disconnected: Callable[[], Awaitable[bool]] = never_disconnected
 
+    def require_room(self, kind: HashKind) -> None:
+        """For those who do something first that costs more than being refused."""
+        self.pool.require_room(kind, self.origin)
+
     async def hash(self, password: str, *, kind: HashKind) -> str:
         """A new stored hash."""
         return await self._run(lambda: hash_password(password, self.rounds), kind)

@@ -5,13 +5,14 @@ A new email is a row here and a template for each language; one with a link also
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from src.core.kinds import EmailKind, TokenPurpose
 from src.core.settings import DAY, Settings
 from src.core.users import UserRecord
 
-# Given the user whom it is about, if they are there, and the recipient.
-IsPointless = Callable[[UserRecord | None, str], bool]
+# Given the user whom it is about, if they are there, the recipient, and the settings.
+IsPointless = Callable[[UserRecord | None, str, Settings], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Link:
 
     purpose: TokenPurpose
     terms: Callable[[Settings], tuple[int, str]]
+    ends_with_sign_up: bool = False  # the lifetime counts from the sign-up, however late the email is sent
     moves_account: bool = False  # to the address that the email goes to
 
 
@@ -30,33 +32,43 @@ class CatalogueEntry:
 
     link: Link | None = None
     is_notice: bool = False
-    is_pointless: IsPointless = lambda _user, _to: False
+    is_pointless: IsPointless = lambda _user, _to, _settings: False
 
 
-def _unless_pending(user: UserRecord | None, to: str) -> bool:
+def _unless_pending(user: UserRecord | None, to: str, _settings: Settings) -> bool:
     return user is None or user.activated_at is not None or user.email != to
 
 
-def _unless_owner(user: UserRecord | None, to: str) -> bool:
+def _unless_signing_up(user: UserRecord | None, to: str, settings: Settings) -> bool:
+    if user is None or _unless_pending(user, to, settings):
+        return True
+    return user.created_at + timedelta(seconds=settings.auth_activation_ttl_seconds) <= datetime.now(UTC)
+
+
+def _unless_owner(user: UserRecord | None, to: str, _settings: Settings) -> bool:
     return user is None or user.email != to
 
 
-def _unless_active_owner(user: UserRecord | None, to: str) -> bool:
+def _unless_active_owner(user: UserRecord | None, to: str, _settings: Settings) -> bool:
     return user is None or not user.is_active or user.email != to
 
 
-def _unless_active(user: UserRecord | None, _to: str) -> bool:
+def _unless_active(user: UserRecord | None, _to: str, _settings: Settings) -> bool:
     return user is None or not user.is_active
 
 
-def _if_disabled(user: UserRecord | None, _to: str) -> bool:
+def _if_disabled(user: UserRecord | None, _to: str, _settings: Settings) -> bool:
     return user is not None and not user.is_active
 
 
 CATALOGUE: Mapping[EmailKind, CatalogueEntry] = {
     EmailKind.ACTIVATION: CatalogueEntry(
-        Link(TokenPurpose.ACTIVATION, lambda s: (s.auth_activation_ttl_seconds, s.auth_activation_url_template)),
-        is_pointless=_unless_pending,
+        Link(
+            TokenPurpose.ACTIVATION,
+            lambda s: (s.auth_activation_ttl_seconds, s.auth_activation_url_template),
+            ends_with_sign_up=True,
+        ),
+        is_pointless=_unless_signing_up,
     ),
     EmailKind.INVITATION: CatalogueEntry(
         Link(TokenPurpose.INVITATION, lambda s: (s.auth_invitation_ttl_seconds, s.auth_invitation_url_template)),

@@ -1,20 +1,20 @@
 """How an account begins: somebody signs up or is invited, and proves that the address is theirs."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from src.core.callers import Operator
 from src.core.exceptions import (
     InvalidTokenError,
+    PasswordNeededError,
     SignUpClosedError,
     UserEmailTakenError,
     UserNotFoundError,
-    WrongPasswordError,
 )
 from src.core.hash_pool import HashKind
 from src.core.kinds import EmailKind, TokenPurpose
+from src.db.base import utc_now
 from src.db.models import EventKind, UserModel
 from src.services.audit import AuditEvent
 from src.services.context import Service
@@ -39,7 +39,7 @@ class PendingSignUp:
     name: str | None
     signed_up_at: datetime
     signed_up_from: str | None
-    asks_password: bool  # several sign-ups wait for this address: which one is meant?
+    asks_password: bool  # several sign-ups wait for this address, so their passwords may be strangers'
 
 
 class AccountService(Service):
@@ -47,12 +47,14 @@ class AccountService(Service):
         """Begin an account. When the link travels by email, nothing in the answer tells whether the address is known.
 
         Raises `SignUpClosedError` where people come by invitation alone, `ValidationException` for a weak password,
-        `ServiceUnavailableException` when too many wait to be hashed and, where the answer would hold the link anyway,
-        `UserEmailTakenError`.
+        `TooManyRequestsException` after too many sign-ups, `ServiceUnavailableException` when too many wait to be
+        hashed and, where the answer would hold the link anyway, `UserEmailTakenError`.
         """
         if self.settings.auth_sign_up == "invitation":
             raise SignUpClosedError  # before the recording: it is the same for all, and names nobody
         async with self.context.recording(EventKind.SIGN_UP) as event:
+            self.context.passwords.require_room(HashKind.SIGN_UP)
+            await self.context.limits.take_email(EventKind.SIGN_UP, email)
             await self._check_password(password, email=email)
             hashed_password = await self.context.passwords.hash(password, kind=HashKind.SIGN_UP)
             user = UserModel(email=email, hashed_password=hashed_password, name=name)
@@ -65,45 +67,45 @@ class AccountService(Service):
             await self.context.commit(event)
             return SignUp(user.id, activation_required=True, activation_url=url)
 
-    async def activate(self, token: str) -> UUID:
-        """Make the sign-up that came with this link the owner of its address; the others of the address end.
-
-        Raises `InvalidTokenError`, also when another sign-up or account owns the address by now.
-        """
-        async with self.context.recording(EventKind.ACTIVATION) as event:
-            await self.uow.begin()
-            user_id = await self._activate(token, TokenPurpose.ACTIVATION, event)
-            await self.context.commit(event)
-            return user_id
-
     async def preview_activation(self, token: str) -> PendingSignUp:
         """What the link would confirm. It changes nothing, since mail scanners follow links.
 
         Raises `InvalidTokenError`.
         """
-        return (await self._find_pending(token))[0]
+        user = await self._get_token_user(token, TokenPurpose.ACTIVATION)
+        return PendingSignUp(
+            user_id=user.id,
+            email=user.email,
+            name=user.name,
+            signed_up_at=user.created_at,
+            signed_up_from=user.signed_up_from,
+            asks_password=await self._has_other_sign_up(user),
+        )
 
-    async def confirm_activation(self, token: str, password: str | None) -> UUID | PendingSignUp:
-        """`activate` for the page, where a person may click by habit: while several sign-ups of the address wait, it
-        takes the password chosen at sign-up, and gives the sign-up back if that is missing or wrong.
+    async def activate(self, token: str, *, new_password: str | None, field: str = "password") -> UUID:
+        """Make the sign-up of this link the owner of its address; the others of the address end.
 
-        Raises `InvalidTokenError`.
+        The link proves the address, and whoever proves the address decides the password. While other sign-ups wait, it
+        is `new_password`, since a stranger may have sent the sign-up's own; else it is the sign-up's own.
+
+        Raises `InvalidTokenError`, also when another sign-up or account owns the address by now. The link stays good
+        after `PasswordNeededError`, and after `ValidationException` (for `field`) when the new password is weak.
         """
         async with self.context.recording(EventKind.ACTIVATION) as event:
-            pending, hashed_password = await self._find_pending(token)
-            if pending.asks_password and not password:
-                return pending
-            event.user_id = pending.user_id
-            is_theirs = not pending.asks_password or await self.context.passwords.verify(
-                password or "", hashed_password, kind=HashKind.ACCOUNT_CHANGE
-            )
+            await self.context.limits.take_request()
+            user = await self._get_token_user(token, TokenPurpose.ACTIVATION)
+            event.set_actor(user.id)
+            new_hash = None
+            if new_password is not None and await self._has_other_sign_up(user):
+                await self._check_password(new_password, email=user.email, field=field)
+                new_hash = await self.context.passwords.hash(new_password, kind=HashKind.ACCOUNT_CHANGE)
             await self.uow.begin()
-            if not is_theirs:
-                await self.context.commit(event, failure=WrongPasswordError.code)
-                return pending
-            user_id = await self._activate(token, TokenPurpose.ACTIVATION, event)
+            await self.uow.users.lock_addresses(user.email)
+            if new_hash is None and await self._has_other_sign_up(user):  # it may have come meanwhile
+                raise PasswordNeededError
+            await self._activate(user, token, TokenPurpose.ACTIVATION, event, hashed_password=new_hash)
             await self.context.commit(event)
-            return user_id
+            return user.id
 
     async def preview_invitation(self, token: str) -> str:
         """The address that was invited; changes nothing. Raises `InvalidTokenError`."""
@@ -115,12 +117,14 @@ class AccountService(Service):
         Raises `InvalidTokenError`, and `ValidationException` for a weak password, which does not consume the link.
         """
         async with self.context.recording(EventKind.INVITATION_ACCEPTANCE) as event:
+            await self.context.limits.take_request()
             user = await self._get_token_user(token, TokenPurpose.INVITATION)
             event.set_actor(user.id)
             await self._check_password(password, email=user.email)
             hashed_password = await self.context.passwords.hash(password, kind=HashKind.ACCOUNT_CHANGE)
             await self.uow.begin()
-            await self._activate(token, TokenPurpose.INVITATION, event, hashed_password=hashed_password)
+            await self.uow.users.lock_addresses(user.email)
+            await self._activate(user, token, TokenPurpose.INVITATION, event, hashed_password=hashed_password)
             await self.context.commit(event)
             return user.id
 
@@ -140,21 +144,24 @@ class AccountService(Service):
             return user.id
 
     async def resend_activation(self, email: str) -> None:
-        """Email each of the newest live sign-ups of the address its own new link, or tell its owner that there is an
-        account. Does nothing where SMTP is not configured."""
+        """Email each of the newest sign-ups of the address its own new link, or tell its owner that they have an
+        account. A sign-up lives no longer for it. Does nothing where SMTP is not configured.
+
+        For every address as many emails are written, so that the time that it takes does not tell which one is known.
+        """
         if not self.context.outbox.is_wired:
             return
+        await self.context.limits.take_email(EventKind.ACTIVATION_RESEND, email)
         event = self.context.audit.new_event(EventKind.ACTIVATION_RESEND)
         await self.uow.begin()
         await self.uow.users.lock_addresses(email)
         owner = await self.uow.users.find_owner(email)
-        if owner:
-            recipients: Sequence[UserModel] = [owner]
-            await self.context.notify(EmailKind.ALREADY_REGISTERED, to=owner.email, user_id=owner.id)
-        else:
-            recipients = await self.uow.users.list_live_sign_ups(email, limit=RESENT_LINKS, lock=True)
-            for user in recipients:
-                await self._queue_activation(user)
+        sign_ups = await self.uow.users.list_sign_ups(email, created_after=self._live_since(), limit=RESENT_LINKS)
+        recipients = [owner] if owner else sign_ups
+        for _ in range(RESENT_LINKS - len(recipients)):
+            await self.context.notify(EmailKind.ACTIVATION, to=email, user_id=None, is_for_nobody=True)
+        for user in recipients:
+            await self._queue_link_or_notice(user)
         event.user_id = recipients[0].id if recipients else None
         await self.context.commit(event, failure=None if recipients else UserNotFoundError.code)
 
@@ -179,16 +186,19 @@ class AccountService(Service):
         await self.uow.users.add(user)
         event.user_id = user.id
         if self.context.link_in_response:
-            return await issue_link(self.uow, self.settings, EmailKind.ACTIVATION, user.id)
-        if owner:
-            await self.context.notify(EmailKind.ALREADY_REGISTERED, to=owner.email, user_id=owner.id)
-        else:
-            await self._queue_activation(user)
+            return await issue_link(self.uow, self.settings, EmailKind.ACTIVATION, user.id, begins_at=user.created_at)
+        await self._queue_link_or_notice(owner or user)
         return None
 
-    async def _queue_activation(self, user: UserModel) -> None:
+    async def _queue_link_or_notice(self, user: UserModel) -> None:
+        """To a sign-up its link, to an owner the notice that they have an account."""
+        if user.activated_at is not None:
+            await self.context.notify(EmailKind.ALREADY_REGISTERED, to=user.email, user_id=user.id)
+            return
+        # The address is not proved, and a stranger may have written the name: the email must not bring it. Templates of
+        # a deployment that show a name get none.
         await self.context.outbox.queue(
-            EmailKind.ACTIVATION, to=user.email, user_id=user.id, where=user.signed_up_from, name=user.name
+            EmailKind.ACTIVATION, to=user.email, user_id=user.id, where=user.signed_up_from, name=None
         )
 
     async def _get_token_user(self, token: str, purpose: TokenPurpose) -> UserModel:
@@ -197,26 +207,18 @@ class AccountService(Service):
             raise InvalidTokenError
         return user
 
-    async def _find_pending(self, token: str) -> tuple[PendingSignUp, str]:
-        """The sign-up and its hash."""
-        user = await self._get_token_user(token, TokenPurpose.ACTIVATION)
-        live = await self.uow.users.list_live_sign_ups(user.email, limit=2)
-        sign_up = PendingSignUp(
-            user_id=user.id,
-            email=user.email,
-            name=user.name,
-            signed_up_at=user.created_at,
-            signed_up_from=user.signed_up_from,
-            asks_password=len(live) > 1,
-        )
-        return sign_up, user.hashed_password
+    async def _has_other_sign_up(self, user: UserModel) -> bool:
+        return await self.uow.users.has_other_sign_up(user, created_after=self._live_since())
+
+    def _live_since(self) -> datetime:
+        """Sign-ups of before then are over. Age alone decides: if a new link renewed them, then only for an address
+        without an owner, and it could be seen which addresses have one."""
+        return utc_now() - timedelta(seconds=self.settings.auth_activation_ttl_seconds)
 
     async def _activate(
-        self, token: str, purpose: TokenPurpose, event: AuditEvent, *, hashed_password: str | None = None
-    ) -> UUID:
-        user = await self._get_token_user(token, purpose)
-        event.set_actor(user.id)
-        await self.uow.users.lock_addresses(user.email)
+        self, user: UserModel, token: str, purpose: TokenPurpose, event: AuditEvent, *, hashed_password: str | None
+    ) -> None:
+        """Consume the link and make its row the owner of the address, whose rows are locked."""
         if not await self.uow.tokens.consume(token, purpose):
             raise InvalidTokenError
         try:
@@ -228,4 +230,3 @@ class AccountService(Service):
         if (await self.uow.users.get_record(user.id)).is_admin:
             event.changes = "is_admin=true"
         await self.uow.users.delete_pending(user.email)
-        return user.id

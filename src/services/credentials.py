@@ -54,7 +54,7 @@ class CredentialService(Service):
 
     async def request_password_reset(self, email: str) -> str | None:
         """Email a link to the owner of the address, if there is one. Returns it only by the explicit setting."""
-        await self.context.limits.take_email(EmailKind.PASSWORD_RESET, email)
+        await self.context.limits.take_email(EventKind.PASSWORD_RESET_REQUEST, email)
         await self.uow.begin()
         await self.uow.users.lock_addresses(email)
         owner = await self.uow.users.find_owner(email)
@@ -115,7 +115,7 @@ class CredentialService(Service):
         async with self.context.recording(EventKind.EMAIL_CHANGE_REQUEST, by=caller, user_id=caller.user_id) as event:
             if new_email == caller.email:
                 raise ValidationException.for_field("new_email", "is your address already")
-            await self.context.limits.take_email(EmailKind.EMAIL_CHANGE, new_email, is_anonymous=False)
+            await self.context.limits.take_email(EventKind.EMAIL_CHANGE_REQUEST, new_email, is_anonymous=False)
             verified = await self._verify(caller, current_password)
             await self.uow.begin()
             await self._reauthorize(caller, verified)
@@ -181,6 +181,7 @@ class CredentialService(Service):
             await self.context.commit(event)
 
     async def _verify(self, caller: AuthenticatedUser, password: str) -> _Verified:
+        self.context.passwords.require_room(HashKind.ACCOUNT_CHANGE)
         places = await self.context.limits.take_guess(caller.email, is_anonymous=False)
         stored = await self.uow.users.find_hashed_password(caller.user_id)
         if not await self.context.passwords.verify(password, stored, kind=HashKind.ACCOUNT_CHANGE) or stored is None:

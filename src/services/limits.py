@@ -9,11 +9,11 @@ from typing import NoReturn
 from uuid import UUID
 
 from src.core.exceptions import TooManyRequestsException
-from src.core.kinds import EmailKind
 from src.core.limits import BlockedKeys, Place, Rate
 from src.core.origin import RequestOrigin
 from src.core.settings import Settings
 from src.db.base import utc_now
+from src.db.models import EventKind
 from src.db.unit_of_work import UnitOfWork
 
 RECENT = timedelta(days=14)  # for so long after its last use, a session tells that its origin is its user's
@@ -43,8 +43,8 @@ class RateLimiter:
         """For a request of somebody who is not known."""
         await self._take(self._request)
 
-    async def take_email(self, kind: EmailKind, to: str, *, is_anonymous: bool = True) -> None:
-        """For an email of this kind to an address or user, whether or not there is one."""
+    async def take_email(self, kind: EventKind, to: str, *, is_anonymous: bool = True) -> None:
+        """For an email to an address or user, whether or not there is one; each kind is counted on its own."""
         settings = self._settings
         await self._take(
             *([self._request] if is_anonymous else []),

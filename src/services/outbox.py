@@ -7,7 +7,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from src.core.kinds import EmailKind
@@ -88,15 +88,19 @@ async def issue_link(
     kind: EmailKind,
     user_id: UUID,
     *,
+    begins_at: datetime | None = None,
     new_email: str | None = None,
     session_id: UUID | None = None,
 ) -> str:
-    """A new one-time token in the URL that emails of this kind bring. A step of a use case: it does not commit."""
+    """A new one-time token in the URL that emails of this kind bring. Its lifetime begins now, if not at `begins_at`.
+    A step of a use case: it does not commit."""
     link = CATALOGUE[kind].link
     assert link is not None  # noqa: S101 - only asked for kinds that have one
     seconds, template = link.terms(settings)
-    lifetime = timedelta(seconds=seconds)
-    token = await uow.tokens.issue(user_id, link.purpose, lifetime, new_email=new_email, session_id=session_id)
+    expires_at = (begins_at or utc_now()) + timedelta(seconds=seconds)
+    token = await uow.tokens.issue(
+        user_id, link.purpose, expires_at=expires_at, new_email=new_email, session_id=session_id
+    )
     return settings.link(template, token)
 
 
@@ -183,7 +187,7 @@ class Dispatcher:
             if not await uow.emails.is_held(email):
                 return None
             user = await uow.users.find_record(email.user_id) if email.user_id else None
-            if entry.is_pointless(user, email.to_email):
+            if entry.is_pointless(user, email.to_email, self._settings):
                 return None
             if user and entry.link:
                 url = await issue_link(
@@ -191,6 +195,7 @@ class Dispatcher:
                     self._settings,
                     kind,
                     user.id,
+                    begins_at=user.created_at if entry.link.ends_with_sign_up else None,
                     new_email=email.to_email if entry.link.moves_account else None,
                     session_id=await _find_session(uow, email),
                 )

@@ -38,6 +38,7 @@ class SessionService(Service):
         passwords = self.context.passwords
         async with self.context.recording(EventKind.LOG_IN) as event:
             event.address = email
+            passwords.require_room(HashKind.LOG_IN)
             places = await self.context.limits.take_guess(email)
             owner = await self.uow.users.find_owner(email)
             event.user_id, event.address = (owner.id, None) if owner else (None, email)

@@ -62,7 +62,7 @@ class UserService(Service):
             require(caller, Scope.USERS_WRITE)
             if is_admin and isinstance(caller, AuthenticatedClient):
                 raise FieldsForbiddenError.for_fields(["is_admin"], "only an administrator may set this")
-            await self.context.limits.take_email(EmailKind.INVITATION, email, is_anonymous=False)
+            await self.context.limits.take_email(EventKind.INVITATION, email, is_anonymous=False)
             await self.uow.begin()
             await self.uow.users.lock_invitation(email)
             await self.uow.users.lock_addresses(email, and_user=_id_of(caller))
@@ -126,7 +126,7 @@ class UserService(Service):
             require(caller, Scope.USERS_WRITE)
             if not self.context.outbox.is_wired:
                 raise EmailNotConfiguredError
-            await self.context.limits.take_email(EmailKind.PASSWORD_RESET, str(user_id), is_anonymous=False)
+            await self.context.limits.take_email(EventKind.PASSWORD_RESET_REQUEST, str(user_id), is_anonymous=False)
             user = await self._begin(caller, user_id)
             if user.activated_at is None:
                 raise UserPendingError

@@ -235,11 +235,18 @@ async def an_activation_that_loses_the_address(stage: Stage) -> Action:
     return activate(stage.service, token_of(link))
 
 
-@leaves(EventKind.ACTIVATION, "WRONG_PASSWORD", on="ana", reason_in_answer=False)
-async def an_activation_of_one_of_two_sign_ups_with_a_wrong_password(stage: Stage) -> Action:
-    link = (await sign_up(stage.service, stage.address()))["activation_url"]
+@leaves(EventKind.ACTIVATION, "PASSWORD_NEEDED", on="ana", by="ana")
+async def an_activation_of_one_of_two_sign_ups_without_a_password(stage: Stage) -> Action:
     await sign_up(stage.service, stage.address())
-    return stage.service.client.post("/activate", data={"token": token_of(link), "password": "of-another-sign-up"})
+    link = (await sign_up(stage.service, stage.address()))["activation_url"]
+    return activate(stage.service, token_of(link))
+
+
+@leaves(EventKind.ACTIVATION, "VALIDATION_ERROR", on="ana", by="ana")
+async def an_activation_of_one_of_two_sign_ups_with_a_weak_password(stage: Stage) -> Action:
+    await sign_up(stage.service, stage.address())
+    link = (await sign_up(stage.service, stage.address()))["activation_url"]
+    return activate(stage.service, token_of(link), password="short")
 
 
 @leaves(EventKind.ACTIVATION_RESEND, on="ana")

@@ -1,21 +1,40 @@
 """Activation: a link makes one sign-up the owner of its address, once."""
 
 import asyncio
+import re
 from collections import Counter
+from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
 from httpx import Response
-from sqlalchemy import text, update
+from sqlalchemy import delete, text, update
 
-from src.core.passwords import verify_password
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
-from src.db.models import UserModel
-from src.db.repositories import UserRepository
-from tests.support.factories import expire_links
+from src.db.models import OutboxEmailModel, OutboxStatus, UserModel
+from src.db.repositories import UserRepository, UserTokenRepository
+from src.services.purge import purge
+from tests.support.databases import count_statements, execute, recorded_statements, writing
+from tests.support.factories import age_users, expire_links, make_user
+from tests.support.hashing import count_hashes, hold, start_waiting, wait_until
+from tests.support.outbox import change_emails, list_emails
 from tests.support.service import MailingService, Service
-from tests.support.steps import activate, create_account, post_sign_up, resend, sign_up, token_of
+from tests.support.steps import (
+    NEW_PASSWORD,
+    PASSWORD,
+    activate,
+    create_account,
+    create_admin,
+    log_in,
+    post_log_in,
+    post_sign_up,
+    refusal,
+    resend,
+    sign_up,
+    token_of,
+)
 
 
 def outcomes(responses: list[Response]) -> Counter[tuple[int, str | None]]:
@@ -65,39 +84,165 @@ async def test_wrong_used_and_expired_links_look_the_same(service: Service, data
     assert len({tuple(response.headers) for response in responses}) == 1
 
 
-async def test_a_strangers_later_sign_up_does_not_come_with_the_owners_link(
-    mailing_service: MailingService, database: AsyncDatabaseManager
-) -> None:
-    owner = await sign_up(mailing_service, password="the-owners-own-password")
-    owners_token = mailing_service.mailbox.token()
-    stranger = await sign_up(mailing_service, password="the-strangers-password")
+class TestWhenOneSignUpWaits:
+    async def test_a_password_that_is_sent_is_ignored(self, service: Service) -> None:
+        token = token_of((await sign_up(service))["activation_url"])
+        pool = count_hashes(service)
 
-    await activate(mailing_service, owners_token)
+        response = await activate(service, token, password="weak")
 
-    await assert_owned(database, owner["user_id"], "the-owners-own-password")
-    assert (await mailing_service.client.get(f"/api/users/{stranger['user_id']}")).status_code == 404
+        assert response.status_code == 200
+        assert pool.count == 0
+        await log_in(service, password=PASSWORD)
+
+    async def test_an_invitation_of_the_address_does_not_count(self, service: Service) -> None:
+        admin = await create_admin(service)
+        await service.client.post("/api/users", json={"email": "ana@example.com"}, headers=admin.bearer)
+        token = token_of((await sign_up(service))["activation_url"])
+
+        assert (await activate(service, token)).status_code == 200
+
+    async def test_one_that_is_over_does_not_count(self, service: Service, database: AsyncDatabaseManager) -> None:
+        await sign_up(service)
+        await age_users(database, hours=49)
+        token = token_of((await sign_up(service))["activation_url"])
+
+        assert (await activate(service, token)).status_code == 200
 
 
-async def test_a_strangers_earlier_sign_up_does_not_squat_the_address(
-    mailing_service: MailingService, database: AsyncDatabaseManager
-) -> None:
-    stranger = await sign_up(mailing_service, password="the-strangers-password")
-    strangers_token = mailing_service.mailbox.token()
-    owner = await sign_up(mailing_service, password="the-owners-own-password")
+class TestWhenSeveralSignUpsWait:
+    """One is the owner's, one a stranger's; nobody but their makers can tell which is which."""
 
-    await activate(mailing_service, mailing_service.mailbox.token())
+    @pytest.fixture
+    async def sign_ups(self, service: Service) -> list[dict[str, Any]]:
+        passwords = ("the-strangers-password", "the-owners-own-password", "the-strangers-second-password")
+        return [await sign_up(service, password=each) for each in passwords]
 
-    await assert_owned(database, owner["user_id"], "the-owners-own-password")
-    assert (await mailing_service.client.get(f"/api/users/{stranger['user_id']}")).status_code == 404
-    assert (await activate(mailing_service, strangers_token)).json()["code"] == "INVALID_TOKEN"
+    async def test_a_link_alone_is_a_409_and_stays_good(self, service: Service, sign_ups: list[dict[str, Any]]) -> None:
+        token = token_of(sign_ups[1]["activation_url"])
+
+        assert refusal(await activate(service, token)) == (409, "PASSWORD_NEEDED", [])
+        assert refusal(await activate(service, token, password=None)) == (409, "PASSWORD_NEEDED", [])
+        assert (await activate(service, token, password=NEW_PASSWORD)).status_code == 200
+
+    @pytest.mark.parametrize("password", ["", "short", "ana@example.com"])
+    async def test_a_weak_password_is_a_422_and_the_link_stays_good(
+        self, service: Service, sign_ups: list[dict[str, Any]], password: str
+    ) -> None:
+        token = token_of(sign_ups[1]["activation_url"])
+
+        assert refusal(await activate(service, token, password=password)) == (422, "VALIDATION_ERROR", ["password"])
+        assert (await activate(service, token, password=NEW_PASSWORD)).status_code == 200
+
+    @pytest.mark.parametrize("clicked", [0, 1, 2])
+    async def test_whichever_link_is_followed_the_new_password_is_the_only_one_that_works(
+        self, service: Service, sign_ups: list[dict[str, Any]], clicked: int
+    ) -> None:
+        chosen = sign_ups[clicked]
+
+        response = await activate(service, token_of(chosen["activation_url"]), password=NEW_PASSWORD)
+
+        assert (response.status_code, response.json()["user_id"]) == (200, chosen["user_id"])
+        await log_in(service, password=NEW_PASSWORD)
+        for old in ("the-strangers-password", "the-owners-own-password", "the-strangers-second-password"):
+            assert (await post_log_in(service, password=old)).status_code == 401
+
+    async def test_the_others_end(self, service: Service, sign_ups: list[dict[str, Any]]) -> None:
+        first, *others = sign_ups
+
+        await activate(service, token_of(first["activation_url"]), password=NEW_PASSWORD)
+
+        for other in others:
+            again = await activate(service, token_of(other["activation_url"]), password=NEW_PASSWORD)
+            assert refusal(again) == (400, "INVALID_TOKEN", [])
+            assert (await service.client.get(f"/api/users/{other['user_id']}")).status_code == 404
+
+    async def test_one_that_comes_after_the_click_counts(
+        self, service: Service, database: AsyncDatabaseManager
+    ) -> None:
+        token = token_of((await sign_up(service))["activation_url"])
+        async with writing(database) as session:
+            await UserRepository(session).lock_addresses("ana@example.com")
+            with recorded_statements(service.database) as statements:
+                clicking = asyncio.create_task(activate(service, token))
+                await wait_until(
+                    lambda: service.database.write_lock.locked() or "FOR NO KEY UPDATE" in "".join(statements)
+                )
+            await UserRepository(session).add(make_user(activated_at=None, is_active=False))
+
+        assert refusal(await clicking) == (409, "PASSWORD_NEEDED", [])
+
+    async def test_no_connection_is_held_while_the_password_is_hashed(
+        self, service: Service, sign_ups: list[dict[str, Any]]
+    ) -> None:
+        gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        pool = count_hashes(service)
+        holding = await hold(pool, gate, jobs=2)
+        clicking = await start_waiting(
+            pool, activate(service, token_of(sign_ups[1]["activation_url"]), password=NEW_PASSWORD)
+        )
+
+        assert "Connections in pool: 1" in service.database.engine.pool.status()
+        assert "Current Checked out connections: 0" in service.database.engine.pool.status()
+
+        gate.set_result(None)
+        assert (await clicking).status_code == 200
+        await asyncio.gather(*holding)
 
 
-async def assert_owned(database: AsyncDatabaseManager, user_id: str, password: str) -> None:
-    async with database.session() as session:
-        owner = await UserRepository(session).find_owner("ana@example.com")
-    assert owner is not None
-    assert str(owner.id) == user_id
-    assert verify_password(password, owner.hashed_password, rounds=4)
+class TestLife:
+    """A sign-up lives for AUTH_ACTIVATION_TTL_SECONDS, 48 hours, whatever is asked meanwhile."""
+
+    async def test_a_new_link_ends_with_the_sign_up(
+        self, mailing_service: MailingService, database: AsyncDatabaseManager
+    ) -> None:
+        await sign_up(mailing_service)
+        await age_users(database, hours=47)
+
+        await resend(mailing_service)
+
+        async with database.session() as session:
+            [user], tokens = await UserRepository(session).list(), await UserTokenRepository(session).list()
+        assert tokens[-1].expires_at == user.created_at + timedelta(hours=48)
+
+    async def test_a_link_in_the_answer_ends_with_the_sign_up(
+        self, service: Service, database: AsyncDatabaseManager
+    ) -> None:
+        await sign_up(service)
+
+        async with database.session() as session:
+            [user], [token] = await UserRepository(session).list(), await UserTokenRepository(session).list()
+        assert token.expires_at == user.created_at + timedelta(hours=48)
+
+    async def test_a_resend_brings_no_link_for_a_sign_up_that_is_over(
+        self, mailing_service: MailingService, database: AsyncDatabaseManager
+    ) -> None:
+        await sign_up(mailing_service)
+        await age_users(database, hours=49)
+        await execute(database, delete(OutboxEmailModel))
+
+        await resend(mailing_service)
+
+        assert {email.status for email in await list_emails(database)} == {OutboxStatus.DROPPED}
+
+    async def test_its_end_does_not_tell_whether_the_address_has_an_account(
+        self, mailing_service: MailingService, database: AsyncDatabaseManager
+    ) -> None:
+        await create_account(mailing_service)
+        known = (await sign_up(mailing_service))["user_id"]
+        unknown = (await sign_up(mailing_service, "bob@example.com"))["user_id"]
+
+        async def statuses() -> list[int]:
+            return [(await mailing_service.client.get(f"/api/users/{id_}")).status_code for id_ in (known, unknown)]
+
+        for hours in (47, 49):
+            await age_users(database, hours=hours)
+            for email in ("ana@example.com", "bob@example.com"):
+                await resend(mailing_service, email)
+            await mailing_service.dispatcher.dispatch_due()
+            assert await statuses() == [200, 200]  # the purge comes every hour
+            await purge(database, mailing_service.settings)
+            assert await statuses() == ([200, 200] if hours == 47 else [404, 404])
 
 
 async def test_a_link_for_an_address_that_is_owned_meanwhile_is_invalid(
@@ -138,11 +283,23 @@ async def test_twenty_sign_ups_of_one_address_activated_at_once(
 ) -> None:
     tokens = [token_of((await sign_up(service))["activation_url"]) for _ in range(20)]
 
-    responses = await asyncio.gather(*(activate(service, token) for token in tokens))
+    responses = await asyncio.gather(
+        *(activate(service, token, password=f"{NEW_PASSWORD}-{number}") for number, token in enumerate(tokens))
+    )
 
     assert outcomes(responses) == {(200, None): 1, (400, "INVALID_TOKEN"): 19}
     async with database.session() as session:
         assert await UserRepository(session).count() == 1
+    [winner] = [number for number, response in enumerate(responses) if response.status_code == 200]
+    await log_in(service, password=f"{NEW_PASSWORD}-{winner}")
+
+
+async def test_twenty_sign_ups_of_one_address_activated_at_once_without_a_password(service: Service) -> None:
+    tokens = [token_of((await sign_up(service))["activation_url"]) for _ in range(20)]
+
+    responses = await asyncio.gather(*(activate(service, token) for token in tokens))
+
+    assert outcomes(responses) == {(409, "PASSWORD_NEEDED"): 20}
 
 
 async def test_activations_resends_and_sign_ups_of_one_address_at_once(
@@ -153,7 +310,7 @@ async def test_activations_resends_and_sign_ups_of_one_address_at_once(
     tokens = [mailing_service.mailbox.token(index) for index in range(10)]
 
     responses = await asyncio.gather(
-        *(activate(mailing_service, token) for token in tokens),
+        *(activate(mailing_service, token, password=NEW_PASSWORD) for token in tokens),
         *(post_sign_up(mailing_service) for _ in range(10)),
         *(resend(mailing_service) for _ in range(10)),
     )
@@ -161,6 +318,13 @@ async def test_activations_resends_and_sign_ups_of_one_address_at_once(
     assert Counter(response.status_code for response in responses) == {200: 1, 400: 9, 201: 10, 202: 10}
     async with database.session() as session:
         assert await session.scalar(text("SELECT count(*) FROM users WHERE activated_at IS NOT NULL")) == 1
+
+
+async def names_behind_links(service: MailingService) -> list[str]:
+    """The names that the pages show whose links were mailed."""
+    tokens = (service.mailbox.token(index) for index in range(len(service.mailbox.messages)))
+    pages = [await service.client.get("/activate", params={"token": token}) for token in tokens]
+    return [re.findall("<dt>Name</dt><dd>(.+?)</dd>", page.text)[0] for page in pages]
 
 
 class TestResend:
@@ -196,25 +360,36 @@ class TestResend:
 
         await resend(mailing_service)
 
-        emails = mailing_service.mailbox.messages
-        assert sorted(name for email in emails for name in names if f"Name: {name}\n" in email.text) == [
-            "four",
-            "three",
-            "two",
-        ]
-        for token in (mailing_service.mailbox.token(index) for index in range(3)):
-            assert (await mailing_service.client.get("/activate", params={"token": token})).status_code == 200
+        assert sorted(await names_behind_links(mailing_service)) == ["four", "three", "two"]
 
-    async def test_a_sign_up_whose_link_has_expired_gets_none(
+    async def test_every_address_costs_the_same_statements(
         self, mailing_service: MailingService, database: AsyncDatabaseManager
     ) -> None:
-        await sign_up(mailing_service)
-        await expire_links(database)
-        mailing_service.mailbox.messages.clear()
+        await create_account(mailing_service, "known@example.com")
+        disabled = await create_account(mailing_service, "disabled@example.com")
+        await execute(database, update(UserModel).where(UserModel.id == UUID(disabled)).values(is_active=False))
+        for address in ("pending-1@example.com", *["pending-2@example.com"] * 2):
+            await sign_up(mailing_service, address)
 
-        await resend(mailing_service)
+        counts = {
+            name: await count_statements(mailing_service.database, resend(mailing_service, f"{name}@example.com"))
+            for name in ("known", "disabled", "unknown", "pending-1", "pending-2")
+        }
 
-        assert mailing_service.mailbox.messages == []
+        assert counts == dict.fromkeys(counts, counts["unknown"])
+        assert counts["unknown"]["INSERT"] == 3
+
+    async def test_what_was_written_for_nobody_is_not_sent_and_forgotten(
+        self, mailing_service: MailingService, database: AsyncDatabaseManager
+    ) -> None:
+        await resend(mailing_service, "ghost@example.com")
+        emails = await list_emails(database)
+        assert {(email.status, email.content) for email in emails} == {(OutboxStatus.DROPPED, None)}
+        await change_emails(database, updated_at=utc_now() - timedelta(hours=1, seconds=1))
+
+        await purge(database, mailing_service.settings)
+
+        assert await list_emails(database) == []
 
     async def test_an_owner_is_told_that_they_have_an_account(self, mailing_service: MailingService) -> None:
         await create_account(mailing_service)

@@ -1,6 +1,5 @@
 """The page behind the activation link, as a browser without JavaScript uses it."""
 
-import asyncio
 import re
 
 import pytest
@@ -10,9 +9,8 @@ from starlette.routing import Mount
 
 from src.db import AsyncDatabaseManager
 from tests.support.factories import expire_links
-from tests.support.hashing import count_hashes, hold, wait_until
 from tests.support.service import MailingService, Service, StartService
-from tests.support.steps import activate, create_account, sign_up, token_of
+from tests.support.steps import NEW_PASSWORD, activate, create_account, log_in, sign_up, token_of
 
 
 async def open_link(service: Service, token: str, method: str = "GET") -> Response:
@@ -105,46 +103,41 @@ class TestWhenSeveralSignUpsWait:
         passwords = ("the-strangers-password", "the-owners-own-password")
         return [token_of((await sign_up(service, password=each))["activation_url"]) for each in passwords]
 
-    async def test_the_page_asks_for_the_password_of_the_sign_up(self, service: Service, tokens: list[str]) -> None:
+    async def test_the_page_asks_for_a_new_password(self, service: Service, tokens: list[str]) -> None:
         response = await open_link(service, tokens[0])
 
         assert response.status_code == 200
-        assert 'name="password" type="password"' in response.text
+        assert 'name="new_password" type="password" autocomplete="new-password"' in response.text
+        assert "At least 12 characters" in response.text
+        assert 'role="alert"' not in response.text
 
-    @pytest.mark.parametrize("form", [{}, {"password": ""}, {"password": "the-owners-own-password"}])
-    async def test_without_it_nothing_is_confirmed(
+    async def test_the_new_password_becomes_that_of_the_account(self, service: Service, tokens: list[str]) -> None:
+        response = await press_button(service, tokens[0], new_password=NEW_PASSWORD)
+
+        assert response.status_code == 200
+        assert "Your account is active" in response.text
+        await log_in(service, password=NEW_PASSWORD)
+
+    async def test_a_weak_password_is_shown_its_reason_and_leaves_the_link(
+        self, service: Service, tokens: list[str]
+    ) -> None:
+        response = await press_button(service, tokens[0], new_password="short")
+
+        assert response.status_code == 422
+        assert "This password must have at least 12 characters." in response.text
+        assert 'value="short"' not in response.text
+        assert (await press_button(service, tokens[0], new_password=NEW_PASSWORD)).status_code == 200
+
+    @pytest.mark.parametrize("form", [{}, {"new_password": ""}])
+    async def test_a_page_that_was_opened_before_the_other_sign_up_asks_now(
         self, service: Service, tokens: list[str], form: dict[str, str]
     ) -> None:
         response = await press_button(service, tokens[0], **form)
 
-        assert response.status_code == 400
-        assert "That is not the password of this sign-up" in response.text
-        assert 'name="password" type="password"' in response.text
-        assert "the-owners-own-password" not in response.text
-
-        response = await press_button(service, tokens[1], password="the-owners-own-password")
-
-        assert response.status_code == 200
-        assert "Your account is active" in response.text
-
-    async def test_no_connection_is_held_while_the_password_is_hashed(
-        self, service: Service, tokens: list[str]
-    ) -> None:
-        gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        pool = count_hashes(service)
-        holding = await hold(pool, gate, jobs=2)
-        pressing = asyncio.create_task(press_button(service, tokens[1], password="the-owners-own-password"))
-        await wait_until(lambda: pool.waiting == 1)
-
-        assert "Connections in pool: 1" in service.database.engine.pool.status()
-        assert "Current Checked out connections: 0" in service.database.engine.pool.status()
-
-        gate.set_result(None)
-        assert (await pressing).status_code == 200
-        await asyncio.gather(*holding)
-
-    async def test_the_json_route_takes_the_token_alone(self, service: Service, tokens: list[str]) -> None:
-        assert (await activate(service, tokens[1])).status_code == 200
+        assert response.status_code == 409
+        assert 'name="new_password" type="password"' in response.text
+        assert 'role="alert"' not in response.text
+        assert (await press_button(service, tokens[0], new_password=NEW_PASSWORD)).status_code == 200
 
 
 async def test_a_sign_up_for_an_owned_address_cannot_be_confirmed_on_the_page(mailing_service: MailingService) -> None:

@@ -181,6 +181,17 @@ async def test_filters_find_those_of_whom_all_of_them_hold(
     assert names == expected
 
 
+async def test_a_name_of_before_the_rules_for_names_is_listed_and_found(
+    service: Service, database: AsyncDatabaseManager, admin: LoggedIn
+) -> None:
+    name = "Ana \u202ehttps://example.com"
+    [user_id] = await add_users(database, {"email": "ana@example.com", "name": name})
+
+    found = await list_users(service, admin, name="\u202ehttps://")
+
+    assert [(user["id"], user["name"]) for user in found.json()["items"]] == [(user_id, name)]
+
+
 async def test_a_filter_that_cannot_be_read_is_a_422_that_names_it(service: Service, admin: LoggedIn) -> None:
     wrong = {
         "email": "not-an-address",

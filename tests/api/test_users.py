@@ -193,6 +193,18 @@ class TestChanging:
         assert refusals == {(id_, field): (422, "VALIDATION_ERROR", [field]) for id_, field in refusals}
         assert await stored(database, ana.user_id) == before
 
+    async def test_a_name_is_refused_as_at_sign_up(self, service: Service, ana: LoggedIn, admin: LoggedIn) -> None:
+        for name in ("An\u202ea", "An\u2028a", "see https://evil.example.com"):
+            body = {"email": "bob@example.com", "name": name}
+            invited = await service.client.post("/api/users", json=body, headers=admin.bearer)
+
+            assert refusal(invited) == (422, "VALIDATION_ERROR", ["name"])
+            assert refusal(await patch(service, ana, ana.user_id, {"name": name})) == (
+                422,
+                "VALIDATION_ERROR",
+                ["name"],
+            )
+
     async def test_what_the_owner_may_not_change_is_a_403_that_names_it_and_changes_nothing(
         self, service: Service, database: AsyncDatabaseManager, ana: LoggedIn
     ) -> None:

@@ -53,23 +53,38 @@ class TestActivation:
 
         assert browser.heading == "Your account is active"
 
-    def test_while_two_sign_ups_wait_the_page_asks_which_one_is_meant(
+    def test_while_two_sign_ups_wait_the_page_asks_for_a_new_password(
         self, live: Live, browser: Browser, email: str
     ) -> None:
         live.sign_up(email, password="the-password-of-a-stranger")
         browser.open(link_in(live.sign_up(email)))
 
-        browser.fill("password", "the-password-of-a-stranger")
+        browser.fill("new_password", "short")
         browser.press("Confirm this address")
-        assert browser.alert == (
-            "That is not the password of this sign-up. Try again, or use the link of another email."
-        )
-        assert browser.focused.get_dom_attribute("id") == "password"
-        browser.fill("password", PASSWORD)
+        assert browser.alert == "This password must have at least 12 characters. Choose another."
+        assert browser.focused.get_dom_attribute("id") == "new_password"
+        browser.fill("new_password", NEW_PASSWORD)
         browser.press("Confirm this address")
 
         assert browser.heading == "Your account is active"
-        assert live.can_log_in(email)
+        assert live.can_log_in(email, NEW_PASSWORD)
+        assert not live.can_log_in(email, PASSWORD)
+        assert not live.can_log_in(email, "the-password-of-a-stranger")
+
+    def test_a_page_that_was_opened_before_another_sign_up_asks_for_a_new_password(
+        self, live: Live, browser: Browser, email: str
+    ) -> None:
+        browser.open(link_in(live.sign_up(email)))
+        live.sign_up(email, password="the-password-of-a-stranger")
+
+        browser.press("Confirm this address")
+        assert browser.heading == "Confirm your e-mail address"
+        assert browser.focused.get_dom_attribute("id") == "new_password"
+        browser.fill("new_password", NEW_PASSWORD)
+        browser.press("Confirm this address")
+
+        assert browser.heading == "Your account is active"
+        assert live.can_log_in(email, NEW_PASSWORD)
 
 
 class TestPasswordReset:

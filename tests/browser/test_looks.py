@@ -55,9 +55,9 @@ def every_page(live: Live, browser: Browser, email: str) -> Iterator[str]:
     live.sign_up(email, name=LONG_NAME)
     browser.open(link_in(live.sign_up(email, name=LONG_NAME)))
     yield "activate-asks-password"
-    browser.fill("password", "wrong")
+    browser.fill("new_password", "weak")
     browser.press("Confirm this address")
-    yield "activate-wrong-password"
+    yield "activate-weak-password"
     browser.open(link_in(live.sign_up(new_email, name=LONG_NAME)))
     yield "activate"
     browser.press("Confirm this address")

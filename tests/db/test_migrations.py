@@ -17,6 +17,7 @@ from sqlalchemy import Connection, inspect, text
 
 from src.core.kinds import TokenPurpose
 from src.db import AsyncDatabaseManager, BaseModel
+from src.db.base import utc_now
 from src.db.migrations import (
     DatabaseNotReadyError,
     _revisions,
@@ -296,7 +297,9 @@ async def test_rebuilding_a_table_in_sqlite_keeps_what_refers_to_it(migrated_sql
     database = AsyncDatabaseManager(migrated_sqlite_copy)
     async with database.session() as session:
         user = await UserRepository(session).add(make_user())
-        await UserTokenRepository(session).issue(user.id, TokenPurpose.ACTIVATION, timedelta(days=1))
+        await UserTokenRepository(session).issue(
+            user.id, TokenPurpose.ACTIVATION, expires_at=utc_now() + timedelta(days=1)
+        )
         await session.commit()
 
     async with migrating_connection(database) as connection:

@@ -22,7 +22,7 @@ VALUES: dict[str, Any] = {
 }
 # What each message is about; what it shows beyond this, it shows by mistake.
 SHOWN = {kind: {"when", "where"} for kind in EmailKind}
-SHOWN[EmailKind.ACTIVATION] |= {"name", "url"}
+SHOWN[EmailKind.ACTIVATION] |= {"url"}
 SHOWN[EmailKind.PASSWORD_RESET] |= {"url"}
 SHOWN[EmailKind.EMAIL_CHANGE] |= {"url"}
 SHOWN[EmailKind.EMAIL_CHANGED] |= {"url", "new_email"}
@@ -95,9 +95,10 @@ class TestLanguages:
 
     @pytest.mark.parametrize("locale", LOCALES)
     def test_what_is_not_known_is_said_in_words(self, locale: Locale) -> None:
-        message = render(EmailKind.ACTIVATION, locale, name=None, where=None)
+        for kind in (EmailKind.ACTIVATION, EmailKind.INVITATION):
+            message = render(kind, locale, name=None, where=None)
 
-        assert "None" not in message.text + message.html
+            assert "None" not in message.text + message.html
 
     @pytest.mark.parametrize(
         ("locale", "sentence"),
@@ -127,10 +128,10 @@ class TestLanguages:
 class TestEscaping:
     @pytest.mark.parametrize("name", ["O'Brien", "Ana & Bob", "<b>", '"Ana"', "Łukasz 🦊"])
     def test_the_text_shows_a_name_as_it_is_written(self, name: str) -> None:
-        assert f"Name: {name}\n" in render(EmailKind.ACTIVATION, name=name).text
+        assert f"Name: {name}\n" in render(EmailKind.INVITATION, name=name).text
 
     def test_the_html_shows_a_name_and_never_runs_it(self) -> None:
-        html = render(EmailKind.ACTIVATION, name="<b onload=x>Ana</b>").html
+        html = render(EmailKind.INVITATION, name="<b onload=x>Ana</b>").html
 
         assert "<b onload" not in html
         assert "&lt;b onload=x&gt;Ana&lt;/b&gt;" in html
@@ -147,7 +148,7 @@ class TestEscaping:
         assert "url&#34;&#39;" in html or "url" not in SHOWN[kind]
 
     def test_words_that_look_like_a_template_stay_words(self) -> None:
-        assert "{{ url }}{% raw %}" in render(EmailKind.ACTIVATION, name="{{ url }}{% raw %}").text
+        assert "{{ url }}{% raw %}" in render(EmailKind.INVITATION, name="{{ url }}{% raw %}").text
 
 
 class TestHeaders:
@@ -186,7 +187,7 @@ class TestHeaders:
                 EmailUtils(host="127.0.0.1", port=25, sender="accounts@example.com").compose(message)
 
     def test_a_line_break_in_a_name_adds_no_header(self) -> None:
-        message = render(EmailKind.ACTIVATION, name="Ana\r\nBcc: evil@example.com\r\n\r\nbody")
+        message = render(EmailKind.INVITATION, name="Ana\r\nBcc: evil@example.com\r\n\r\nbody")
 
         email = compose(message)
 
@@ -204,11 +205,11 @@ class TestHeaders:
         assert "Bcc" not in compose(message)
 
     def test_every_script_arrives(self) -> None:
-        message = render(EmailKind.ACTIVATION, "pt-BR", name="Łukasz Ağaoğlu 李 🦊")
+        message = render(EmailKind.INVITATION, "pt-BR", name="Łukasz Ağaoğlu 李 🦊")
 
         email = compose(message, "Serviço de contas <contas@example.com>")
 
-        assert email["Subject"] == "Confirme seu endereço de e-mail"
+        assert email["Subject"] == "Você recebeu um convite"
         assert email["From"].addresses[0].display_name == "Serviço de contas"
         for kind in ("plain", "html"):
             assert "Łukasz Ağaoğlu 李 🦊" in part(email, kind)

@@ -14,7 +14,7 @@ from src.services.outbox import Dispatcher
 from tests.support.certificates import make_certificate, tls_of
 from tests.support.service import StartMailingService, make_settings
 from tests.support.smtp_server import MailServer, link_in
-from tests.support.steps import activate, sign_up, token_of
+from tests.support.steps import PASSWORD, activate, create_admin, sign_up, token_of
 
 MESSAGE = Message(id=uuid4(), to="ana@example.com", subject="Olá", text="Olá: O'Brien\n.\n", html="<p>Olá</p>")
 
@@ -164,23 +164,26 @@ async def test_what_arrives_is_read_by_a_mail_reader_and_its_link_works(
 ) -> None:
     service = await start_mailing_service()
     service.hold_emails()
-    await sign_up(service, name="Ağaoğlu O'Brien")
+    admin = await create_admin(service)
+    body = {"email": "ana@example.com", "name": "Ağaoğlu O'Brien"}
+    await service.client.post("/api/users", json=body, headers=admin.bearer)
 
     with MailServer() as server:
         await Dispatcher(database, email_utils(server, tls="none"), make_settings()).dispatch_due()
 
     [email] = server.emails
-    assert (email["To"], email["Subject"]) == ("ana@example.com", "Confirm your e-mail address")
-    body = email.get_body(("plain",))
-    assert body is not None
-    assert "  Name: Ağaoğlu O'Brien" in body.get_content().splitlines()
+    assert (email["To"], email["Subject"]) == ("ana@example.com", "You are invited")
+    plain = email.get_body(("plain",))
+    assert plain is not None
+    assert "  Name: Ağaoğlu O'Brien" in plain.get_content().splitlines()
     link = link_in(email)
-    assert link.startswith("http://localhost:8000/activate?token=")
+    assert link.startswith("http://localhost:8000/invitation?token=")
     url = urlsplit(link)
-    page = await service.client.get(f"{url.path}?{url.query}")
-    assert page.status_code == 200
-    assert "Ağaoğlu" in page.text
-    assert (await activate(service, token_of(link))).status_code == 200
+    assert (await service.client.get(f"{url.path}?{url.query}")).status_code == 200
+    accepted = await service.client.post(
+        "/auth/invitation/accept", json={"token": token_of(link), "password": PASSWORD}
+    )
+    assert accepted.status_code == 200
 
 
 async def test_an_address_in_any_script_gets_its_mail(

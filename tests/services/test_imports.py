@@ -80,6 +80,11 @@ async def test_every_bad_line_is_told_without_its_content_and_the_others_are_imp
         ),
         line("canary@example.com", name="canary\x00"): "name: must not contain control characters",
         line("canary@example.com", name="\x1b[2Jcanary"): "name: must not contain control characters",
+        line("canary@example.com", name="canary\u202e"): (
+            "name: must not contain characters that change the direction of text"
+        ),
+        line("canary@example.com", name="a\u2028canary"): "name: must not contain line or paragraph separators",
+        line("canary@example.com", name="https://canary.example"): "name: must not contain a web address",
         line("canary@example.com", name="c" * 201): "name: must have at most 200 characters",
         line("canary@example.com", name=1): "name: must be a string",
         line("canary@example.com", is_active="true"): "is_active: must be true or false",

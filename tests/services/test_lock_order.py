@@ -53,10 +53,15 @@ async def test_a_session_that_is_forgotten_while_its_user_confirms_the_change_it
         await uow.begin()
         [session] = await uow.sessions.list()
         token = await uow.tokens.issue(
-            user_id, TokenPurpose.EMAIL_CHANGE, timedelta(days=1), new_email="new@example.com", session_id=session.id
+            user_id,
+            TokenPurpose.EMAIL_CHANGE,
+            expires_at=utc_now() + timedelta(days=1),
+            new_email="new@example.com",
+            session_id=session.id,
         )
         await uow.commit()
-    await execute(database, update(SessionModel).values(idle_expires_at=utc_now() - timedelta(seconds=1)))
+    long_ago = utc_now() - timedelta(days=15)
+    await execute(database, update(SessionModel).values(idle_expires_at=long_ago, last_used_at=long_ago))
 
     async with open_unit_of_work(database) as confirming:
         await confirming.begin()

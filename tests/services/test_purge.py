@@ -22,24 +22,27 @@ from src.db.models import (
 from src.db.repositories import AuditEventRepository, SessionRepository, UserRepository, UserTokenRepository
 from src.services.purge import BATCH, Purged, purge
 from tests.support.databases import add_rows, execute, recorded_statements, writing
-from tests.support.factories import expire_links, make_user
-from tests.support.service import Service, make_settings
-from tests.support.steps import activate, create_account, log_in, log_out, me, post_log_in, sign_up, token_of
-
-LONG_AGO = timedelta(days=3)
-
-
-async def age_users(database: AsyncDatabaseManager) -> None:
-    async with database.session() as session:
-        await session.execute(update(UserModel).values(created_at=utc_now() - LONG_AGO))
-        await session.commit()
+from tests.support.factories import age_users, expire_links, make_user
+from tests.support.service import MailingService, Service, make_settings
+from tests.support.steps import (
+    NEW_PASSWORD,
+    activate,
+    create_account,
+    log_in,
+    log_out,
+    me,
+    post_log_in,
+    resend,
+    sign_up,
+    token_of,
+)
 
 
 async def test_what_is_alive_stays(service: Service, database: AsyncDatabaseManager) -> None:
     await create_account(service)
     who = await log_in(service)
     waiting = await sign_up(service, "waiting@example.com")
-    await age_users(database)
+    await age_users(database, hours=47)
 
     assert await purge(database, make_settings()) == Purged()
 
@@ -47,13 +50,14 @@ async def test_what_is_alive_stays(service: Service, database: AsyncDatabaseMana
     assert (await activate(service, token_of(waiting["activation_url"]))).status_code == 200
 
 
-async def test_a_sign_up_is_forgotten_when_its_last_link_has_expired(
-    service: Service, database: AsyncDatabaseManager
+async def test_a_sign_up_is_forgotten_by_its_age_whatever_links_and_emails_there_are(
+    mailing_service: MailingService, database: AsyncDatabaseManager
 ) -> None:
-    account = await create_account(service)
-    await sign_up(service, "waiting@example.com")
-    await age_users(database)
-    await expire_links(database)
+    account = await create_account(mailing_service)
+    await sign_up(mailing_service, "waiting@example.com")
+    mailing_service.hold_emails()
+    await resend(mailing_service, "waiting@example.com")
+    await age_users(database, hours=49)
 
     assert await purge(database, make_settings()) == Purged(tokens=1, sign_ups=1)
 
@@ -199,8 +203,7 @@ async def test_a_sign_up_that_is_forgotten_is_taken_out_of_its_events(
     service: Service, database: AsyncDatabaseManager
 ) -> None:
     await sign_up(service)
-    await age_users(database)
-    await expire_links(database)
+    await age_users(database, hours=49)
 
     await purge(database, make_settings())
 
@@ -212,16 +215,13 @@ async def test_a_sign_up_that_is_forgotten_is_taken_out_of_its_events(
 async def test_purges_and_activations_at_once_end_without_an_error(
     service: Service, database: AsyncDatabaseManager
 ) -> None:
-    tokens = [token_of((await sign_up(service))["activation_url"]) for _ in range(10)]
-    await age_users(database)
-    async with database.session() as session:
-        ids = [row.id for row in await UserTokenRepository(session).list()][::2]
-        past = utc_now() - timedelta(seconds=1)
-        await session.execute(update(UserTokenModel).where(UserTokenModel.id.in_(ids)).values(expires_at=past))
-        await session.commit()
+    over = [token_of((await sign_up(service))["activation_url"]) for _ in range(5)]
+    await age_users(database, hours=49)
+    await expire_links(database)
+    live = [token_of((await sign_up(service))["activation_url"]) for _ in range(5)]
 
     purging = [asyncio.create_task(purge(database, make_settings())) for _ in range(5)]
-    responses = await asyncio.gather(*(activate(service, token) for token in tokens))
+    responses = await asyncio.gather(*(activate(service, token, password=NEW_PASSWORD) for token in over + live))
     await asyncio.gather(*purging)
 
     assert sorted(response.status_code for response in responses) == [200] + [400] * 9

@@ -51,6 +51,11 @@ async def expire_links(database: AsyncDatabaseManager) -> None:
     await execute(database, update(UserTokenModel).values(expires_at=utc_now() - timedelta(seconds=1)))
 
 
+async def age_users(database: AsyncDatabaseManager, **age: int) -> None:
+    """Let all users have come so long ago: `await age_users(database, hours=49)`."""
+    await execute(database, update(UserModel).values(created_at=utc_now() - timedelta(**age)))
+
+
 def make_record(**values: Any) -> UserRecord:
     """A user as services see one; what is not given is null."""
     all_values: dict[str, Any] = dict.fromkeys(field.name for field in fields(UserRecord)) | values

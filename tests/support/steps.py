@@ -60,8 +60,8 @@ async def resend(service: Service, email: str = "ana@example.com") -> Response:
     return await service.client.post("/auth/activation/resend", json={"email": email})
 
 
-async def activate(service: Service, token: str) -> Response:
-    return await service.client.post("/auth/activate", json={"token": token})
+async def activate(service: Service, token: str, **body: Any) -> Response:
+    return await service.client.post("/auth/activate", json={"token": token} | body)
 
 
 async def create_account(service: Service, email: str = "ana@example.com", **body: Any) -> str:

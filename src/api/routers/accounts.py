@@ -7,13 +7,13 @@ from src.api.errors import BODY_ERRORS, document
 from src.api.schemas.accounts import (
     Accepted,
     AcceptInvitationRequest,
+    ActivationRequest,
     ActivationResponse,
     EmailRequest,
     SignUpRequest,
     SignUpResponse,
-    TokenRequest,
 )
-from src.core.exceptions import InvalidTokenError, SignUpClosedError, UserEmailTakenError
+from src.core.exceptions import InvalidTokenError, PasswordNeededError, SignUpClosedError, UserEmailTakenError
 from src.services import AccountService
 
 router = APIRouter(prefix="/auth", tags=["Accounts"])
@@ -38,13 +38,18 @@ async def sign_up(body: SignUpRequest, context: ContextDep) -> SignUpResponse:
     )
 
 
-@router.post("/activate", responses=document(*BODY_ERRORS, InvalidTokenError))
-async def activate(body: TokenRequest, context: ContextDep) -> ActivationResponse:
+@router.post("/activate", responses=document(*BODY_ERRORS, InvalidTokenError, PasswordNeededError))
+async def activate(body: ActivationRequest, context: ContextDep) -> ActivationResponse:
     """Confirm the address with the token of the link. It logs nobody in.
+
+    While several sign-ups wait for the address, any of their links will do, and the account gets a new `password`,
+    since a stranger may have chosen the one that came with the sign-up. Without it the answer is 409 `PASSWORD_NEEDED`:
+    ask for one, and send the same token again. While only one waits, a `password` is ignored.
 
     Wrong, used and expired tokens are the same 400.
     """
-    user_id = await AccountService(context).activate(body.token.get_secret_value())
+    password = body.password.get_secret_value() if body.password is not None else None
+    user_id = await AccountService(context).activate(body.token.get_secret_value(), new_password=password)
     return ActivationResponse(user_id=user_id, is_active=True)
 
 

@@ -32,6 +32,14 @@ class TokenRequest(Body):
     token: Token
 
 
+class ActivationRequest(Body):
+    token: Token
+    password: Annotated[
+        Password | None,
+        Field(description="A new password. It is needed, and used, only while several sign-ups wait for the address."),
+    ] = None
+
+
 class ActivationResponse(BaseModel):
     user_id: Annotated[UUID, Field(examples=[EXAMPLE_ID])]
     is_active: Annotated[bool, Field(examples=[True])]

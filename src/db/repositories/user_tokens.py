@@ -1,7 +1,7 @@
 """One-time tokens: issued, read, and consumed once."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, select
@@ -30,8 +30,8 @@ class UserTokenRepository(BaseRepository[UserTokenModel]):
         self,
         user_id: UUID,
         purpose: TokenPurpose,
-        lifetime: timedelta,
         *,
+        expires_at: datetime,
         new_email: str | None = None,
         session_id: UUID | None = None,
     ) -> str:
@@ -42,7 +42,7 @@ class UserTokenRepository(BaseRepository[UserTokenModel]):
             user_id=user_id,
             purpose=purpose,
             token_hash=hash_token(token),
-            expires_at=utc_now() + lifetime,
+            expires_at=expires_at,
             new_email=new_email,
             session_id=session_id,
         )

@@ -193,25 +193,38 @@ class UserRepository(BaseRepository[UserModel]):
         added = await self._session.execute(statement, sorted(rows, key=itemgetter("email")))
         return dict(added.all())
 
-    async def list_live_sign_ups(self, email: str, *, limit: int, lock: bool = False) -> Sequence[UserModel]:
-        """The newest sign-ups of an address that a link can still activate.
+    async def list_sign_ups(self, email: str, *, created_after: datetime, limit: int) -> Sequence[UserModel]:
+        """The newest sign-ups of an address, locked.
 
-        With `lock`, they stay until the transaction ends, and one that somebody else has locked is left out: a sign-up
-        that came after `lock_addresses` may be activated or deleted at this moment.
+        One that somebody else has locked is left out: a sign-up that came after `lock_addresses` may be activated or
+        deleted at this moment.
         """
         query = (
             select(UserModel)
-            .where(UserModel.email == email, UserModel.activated_at.is_(None), _awaits_activation())
+            .where(UserModel.email == email, _is_sign_up(), UserModel.created_at > created_after)
             .order_by(UserModel.id.desc())
             .limit(limit)
+            .with_for_update(skip_locked=True, key_share=True)
         )
-        if lock:
-            query = query.with_for_update(skip_locked=True, key_share=True)
         return (await self._session.scalars(query)).all()
 
+    async def has_other_sign_up(self, sign_up: UserModel, *, created_after: datetime) -> bool:
+        """Whether another sign-up waits for the address. One that begins after `lock_addresses` may be missed."""
+        query = select(
+            exists()
+            .where(
+                UserModel.email == sign_up.email,
+                UserModel.id != sign_up.id,
+                _is_sign_up(),
+                UserModel.created_at > created_after,
+            )
+            .select_from(UserModel)
+        )
+        return (await self._session.scalars(query)).one()
+
     async def activate(self, user_id: UUID, *, hashed_password: str | None = None) -> bool:
-        """Make a pending row the owner of its address, with a password if it was invited without one; false if it is
-        not pending any more.
+        """Make a pending row the owner of its address, with this password if one is given; false if it is not pending
+        any more.
 
         Raises `UserEmailTakenError` if another row owns the address.
         """
@@ -231,12 +244,11 @@ class UserRepository(BaseRepository[UserModel]):
         )
 
     def abandoned(self, created_before: datetime) -> Condition:
-        """Sign-ups and invitations that no link can activate any more."""
+        """Sign-ups of before then, and invitations whose last link has expired."""
         return and_(
             UserModel.activated_at.is_(None),
             UserModel.created_at < created_before,
-            ~_awaits_activation(),
-            ~_awaits_acceptance(),
+            or_(_is_sign_up(), ~_awaits_acceptance()),
         )
 
     async def _update_active(self, user_id: UUID, **values: object) -> bool:
@@ -270,24 +282,21 @@ def _matches(filters: UserFilter) -> Sequence[ColumnElement[bool]]:
     return conditions
 
 
-def _awaits_activation() -> ColumnElement[bool]:
-    return _awaits(TokenPurpose.ACTIVATION, EmailKind.ACTIVATION)
+def _is_sign_up() -> ColumnElement[bool]:
+    """A sign-up brings a password; an invitation has none before it is accepted."""
+    return and_(UserModel.activated_at.is_(None), UserModel.hashed_password != UNUSABLE_PASSWORD)
 
 
 def _awaits_acceptance() -> ColumnElement[bool]:
-    return _awaits(TokenPurpose.INVITATION, EmailKind.INVITATION)
-
-
-def _awaits(purpose: TokenPurpose, kind: EmailKind) -> ColumnElement[bool]:
-    """Whether a link for this that works was sent, or an email that will bring one waits."""
+    """Whether an invitation's link that works was sent, or an email that will bring one waits."""
     has_link = exists().where(
         UserTokenModel.user_id == UserModel.id,
-        UserTokenModel.purpose == purpose,
+        UserTokenModel.purpose == TokenPurpose.INVITATION,
         UserTokenModel.expires_at > utc_now(),
     )
     has_email = exists().where(
         OutboxEmailModel.user_id == UserModel.id,
-        OutboxEmailModel.kind == kind,
+        OutboxEmailModel.kind == EmailKind.INVITATION,
         OutboxEmailModel.status == OutboxStatus.QUEUED,
     )
     return or_(has_link, has_email)

@@ -9,6 +9,7 @@ from src.db.base import utc_now
 from src.db.models import UserModel
 from src.services.purge import purge
 from tests.support.databases import execute
+from tests.support.factories import age_users
 from tests.support.outbox import OutboxHarness, claim, interrupted, make_dispatcher
 from tests.support.service import make_settings
 from tests.support.steps import (
@@ -44,6 +45,10 @@ async def activate_all(outbox: OutboxHarness, _who: LoggedIn) -> None:
     await execute(outbox.database, update(UserModel).values(is_active=True, activated_at=utc_now()))
 
 
+async def let_sign_ups_end(outbox: OutboxHarness, _who: LoggedIn) -> None:
+    await age_users(outbox.database, hours=49)
+
+
 async def disable_all(outbox: OutboxHarness, _who: LoggedIn) -> None:
     await execute(outbox.database, update(UserModel).values(is_active=False, activated_at=utc_now()))
 
@@ -69,6 +74,7 @@ async def leave_for_good(outbox: OutboxHarness, who: LoggedIn) -> None:
     ("queue", "meanwhile"),
     [
         (queue_activation, activate_all),
+        (queue_activation, let_sign_ups_end),
         (queue_activation, move_all),
         (queue_activation, delete_all),
         (queue_reset, disable_all),
