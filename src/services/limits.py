@@ -120,4 +120,6 @@ class RateLimiter:
         return self._place(self._settings.rate_limit_requests_per_origin, "request", self._origin)
 
     def _place(self, rate: Rate, *whose: str) -> Place:
-        return Place(UUID(self._fingerprint(" ".join(whose))[:32]), rate)
+        # With the rate: what was counted by another says nothing by this one.
+        text = " ".join((f"{rate.count}/{rate.period}", *whose))
+        return Place(UUID(self._fingerprint(text)[:32]), rate)

@@ -20,7 +20,7 @@ from tests.support.databases import count_statements, execute, recorded_statemen
 from tests.support.factories import age_users, expire_links, make_user
 from tests.support.hashing import count_hashes, hold, start_waiting, wait_until
 from tests.support.outbox import change_emails, list_emails
-from tests.support.service import MailingService, Service
+from tests.support.service import MANY_EMAILS, MailingService, Service, StartMailingService, StartService
 from tests.support.steps import (
     NEW_PASSWORD,
     PASSWORD,
@@ -279,8 +279,9 @@ async def test_fifty_clicks_on_one_link_at_once(service: Service) -> None:
 
 
 async def test_twenty_sign_ups_of_one_address_activated_at_once(
-    service: Service, database: AsyncDatabaseManager
+    start_service: StartService, database: AsyncDatabaseManager
 ) -> None:
+    service = await start_service(**MANY_EMAILS)
     tokens = [token_of((await sign_up(service))["activation_url"]) for _ in range(20)]
 
     responses = await asyncio.gather(
@@ -294,7 +295,10 @@ async def test_twenty_sign_ups_of_one_address_activated_at_once(
     await log_in(service, password=f"{NEW_PASSWORD}-{winner}")
 
 
-async def test_twenty_sign_ups_of_one_address_activated_at_once_without_a_password(service: Service) -> None:
+async def test_twenty_sign_ups_of_one_address_activated_at_once_without_a_password(
+    start_service: StartService,
+) -> None:
+    service = await start_service(**MANY_EMAILS)
     tokens = [token_of((await sign_up(service))["activation_url"]) for _ in range(20)]
 
     responses = await asyncio.gather(*(activate(service, token) for token in tokens))
@@ -303,8 +307,9 @@ async def test_twenty_sign_ups_of_one_address_activated_at_once_without_a_passwo
 
 
 async def test_activations_resends_and_sign_ups_of_one_address_at_once(
-    mailing_service: MailingService, database: AsyncDatabaseManager
+    start_mailing_service: StartMailingService, database: AsyncDatabaseManager
 ) -> None:
+    mailing_service = await start_mailing_service(**MANY_EMAILS)
     for _ in range(10):
         await sign_up(mailing_service)
     tokens = [mailing_service.mailbox.token(index) for index in range(10)]
@@ -368,16 +373,17 @@ class TestResend:
         await create_account(mailing_service, "known@example.com")
         disabled = await create_account(mailing_service, "disabled@example.com")
         await execute(database, update(UserModel).where(UserModel.id == UUID(disabled)).values(is_active=False))
-        for address in ("pending-1@example.com", *["pending-2@example.com"] * 2):
-            await sign_up(mailing_service, address)
+        for count in (1, 2, 3, 4):
+            for _ in range(count):
+                await sign_up(mailing_service, f"pending-{count}@example.com")
 
         counts = {
             name: await count_statements(mailing_service.database, resend(mailing_service, f"{name}@example.com"))
-            for name in ("known", "disabled", "unknown", "pending-1", "pending-2")
+            for name in ("known", "disabled", "unknown", "pending-1", "pending-2", "pending-3", "pending-4")
         }
 
         assert counts == dict.fromkeys(counts, counts["unknown"])
-        assert counts["unknown"]["INSERT"] == 3
+        assert counts["unknown"]["INSERT"] == 3 + 2  # the emails, the limits and the event
 
     async def test_what_was_written_for_nobody_is_not_sent_and_forgotten(
         self, mailing_service: MailingService, database: AsyncDatabaseManager

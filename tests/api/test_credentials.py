@@ -14,7 +14,7 @@ from src.db.repositories import OutboxRepository, UserRepository
 from tests.support.databases import rows_about_people
 from tests.support.factories import expire_links
 from tests.support.hashing import count_hashes, hold, start_waiting
-from tests.support.service import MailingService, Service, StartService
+from tests.support.service import MANY_EMAILS, MailingService, Service, StartMailingService, StartService
 from tests.support.steps import (
     NEW_PASSWORD,
     activate,
@@ -426,8 +426,9 @@ class TestUndoingAnEmailChange:
 
 
 async def test_sign_ups_for_an_address_whose_owner_leaves_at_that_moment_all_work(
-    mailing_service: MailingService,
+    start_mailing_service: StartMailingService,
 ) -> None:
+    mailing_service = await start_mailing_service(**MANY_EMAILS)
     for _ in range(5):
         await create_account(mailing_service)
         who = await log_in(mailing_service)

@@ -18,7 +18,7 @@ from src.db.base import utc_now
 from src.db.models import UserModel
 from src.services.purge import purge
 from tests.support.factories import expire_links
-from tests.support.service import MailingService, Service, StartMailingService, make_settings
+from tests.support.service import MANY_EMAILS, MailingService, Service, StartMailingService, StartService, make_settings
 from tests.support.steps import (
     PASSWORD,
     LoggedIn,
@@ -144,8 +144,9 @@ class TestInviting:
         assert (await accept(service, token_of(second["invitation_url"]))).status_code == 200
 
     async def test_many_of_one_new_address_at_once_leave_one_row_and_one_link(
-        self, service: Service, database: AsyncDatabaseManager
+        self, start_service: StartService, database: AsyncDatabaseManager
     ) -> None:
+        service = await start_service(**MANY_EMAILS)
         # By a service: those of one administrator wait for each other anyway.
         writer = bearer(await service_token(service, await create_client(service, "users:write")))
         body = {"email": "ana@example.com"}

@@ -17,7 +17,7 @@ from src.db.models import UserModel
 from src.db.repositories import UserRepository
 from tests.support.databases import recorded_statements
 from tests.support.hashing import count_hashes, hold, wait_until
-from tests.support.service import MailingService, Service, Starter, StartMailingService, StartService
+from tests.support.service import MANY_EMAILS, MailingService, Service, Starter, StartMailingService, StartService
 from tests.support.steps import (
     PASSWORD,
     activate,
@@ -332,7 +332,7 @@ class TestAutoActivation:
         assert (await service.client.get(f"/api/users/{waiting['user_id']}")).status_code == 404
 
     async def test_of_twenty_at_once_one_owns_the_address(self, start_service: StartService) -> None:
-        service = await start_service(auth_auto_activate=True)
+        service = await start_service(auth_auto_activate=True, **MANY_EMAILS)
 
         responses = await asyncio.gather(*(post_sign_up(service) for _ in range(20)))
 

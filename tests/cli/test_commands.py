@@ -84,7 +84,9 @@ async def test_purge_deletes_what_has_ended_and_nothing_else(database: AsyncData
         session.add_all([owner, abandoned, waiting])
         await session.flush()
         live = [make_session(owner, expires_in=DAY), make_token(owner, "live", expires_in=DAY)]
-        session.add_all([*live, make_session(owner, expires_in=-DAY), make_token(owner, "expired", expires_in=-DAY)])
+        ended = make_session(owner, expires_in=-DAY)
+        ended.last_used_at = utc_now() - 15 * DAY
+        session.add_all([*live, ended, make_token(owner, "expired", expires_in=-DAY)])
         await session.commit()
 
     result = await asyncio.to_thread(run, "purge", DATABASE_URL=database_url)

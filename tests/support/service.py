@@ -16,6 +16,7 @@ from src.api.app import create_app
 from src.api.app import db as production_db
 from src.api.dependencies import get_email_utils, runtime_of
 from src.core.hash_pool import HashPool
+from src.core.limits import Rate
 from src.core.settings import Settings
 from src.core.tokens import TokenSigner
 from src.db import AsyncDatabaseManager
@@ -26,6 +27,11 @@ from src.services import AccountService, ClientService, Context, KeyService, Run
 from src.services.outbox import Dispatcher
 from tests.support.databases import ReusingDatabase
 
+# For tests that ask for more emails than people do.
+MANY_EMAILS = {
+    "rate_limit_emails_per_address_and_origin": Rate(9999, 1),
+    "rate_limit_emails_per_address": Rate(9999, 1),
+}
 METHODS = ("get", "post", "put", "patch", "delete")  # those of the operations in the OpenAPI document
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from src.db import AsyncDatabaseManager
 from tests.support.outbox import OutboxHarness
-from tests.support.service import StartMailingService, StartService
+from tests.support.service import MANY_EMAILS, StartMailingService, StartService
 
 
 @pytest.fixture
@@ -12,6 +12,6 @@ async def outbox(
     database: AsyncDatabaseManager,
     database_url: str,
 ) -> OutboxHarness:
-    service = await start_mailing_service()
+    service = await start_mailing_service(**MANY_EMAILS)
     service.hold_emails()
     return OutboxHarness(service, await start_service(), database, database_url)
