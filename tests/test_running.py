@@ -196,6 +196,7 @@ def test_a_migration_that_fails_stops_the_start_under_its_traceback(tmp_path: Pa
         assert "Application startup complete" not in service.log
 
 
+@pytest.mark.slow
 def test_the_log_holds_no_password_token_link_or_hash(database_url: str, tmp_path: Path) -> None:
     with run_service(tmp_path, "--log-level", "trace", DATABASE_URL=database_url) as service:
         service.wait_until_ready()

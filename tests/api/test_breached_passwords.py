@@ -184,6 +184,7 @@ class TestAnAnswer:
         assert response.status_code == 201
         assert_logged_without_the_password(caplog)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("drips", [False, True], ids=["silent", "dripping"])
     async def test_that_does_not_come_to_an_end_refuses_nothing(
         self, checking_service: Service, ranges: RangeServer, caplog: pytest.LogCaptureFixture, *, drips: bool

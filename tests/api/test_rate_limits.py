@@ -262,6 +262,14 @@ async def test_without_limits_nothing_is_counted(start_service: StartService, da
     assert await count_keys(database) == 0
 
 
+async def test_a_rate_that_is_changed_counts_anew(start_service: StartService) -> None:
+    await guess_often(await start_service(), 11)
+
+    service = await start_service(rate_limit_failures_per_account_and_origin=Rate.parse("20/1m"))
+
+    assert refusal(await guess(service)) == WRONG
+
+
 # --- other guesses ---
 
 

@@ -16,6 +16,8 @@ from src.db.unit_of_work import open_unit_of_work
 from tests.support.service import serve
 from tests.support.steps import UNKNOWN_ID
 
+pytestmark = pytest.mark.slow  # a server is stopped and started, or connections are cut, for each
+
 AT_ONCE = 8
 OTHERS = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
 

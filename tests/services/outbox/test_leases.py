@@ -127,6 +127,7 @@ async def drain(database_url: str, carrier: Any) -> None:
 
 
 class TestManyAtOnce:
+    @pytest.mark.slow
     async def test_two_dispatchers_send_five_hundred_emails_once_each(
         self, database: AsyncDatabaseManager, database_url: str
     ) -> None:

@@ -39,6 +39,7 @@ async def test_an_email_that_is_being_sent_gets_through(database: AsyncDatabaseM
     assert [email.status for email in await list_emails(database)] == [OutboxStatus.SENT]
 
 
+@pytest.mark.slow
 async def test_emails_that_do_not_get_through_are_given_back_at_once(database: AsyncDatabaseManager) -> None:
     await queue_notices(database, 3)
     mailbox = SlowMailbox()
