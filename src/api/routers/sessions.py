@@ -6,8 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Form
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
-from src.api.dependencies import ContextDep, CurrentUser, OptionalUser, UnitOfWorkDep
-from src.api.errors import BODY_ERRORS, TOKEN_ERRORS, document
+from src.api.dependencies import IN_STEPS, ContextDep, CurrentUser, OptionalUser, UnitOfWorkDep
+from src.api.errors import BODY_ERRORS, LIMITED_BODY_ERRORS, TOKEN_ERRORS, document
 from src.api.refresh_cookie import DOCUMENTATION, RefreshCookieDep
 from src.api.schemas.sessions import (
     LogInRequest,
@@ -27,6 +27,7 @@ from src.core.exceptions import (
     InvalidScopeError,
     PayloadTooLargeException,
     SessionNotFoundError,
+    TooManyRequestsException,
     UnauthorizedException,
     ValidationException,
 )
@@ -46,7 +47,11 @@ _client_credentials = _ClientCredentials(
 )
 
 
-@router.post("/login", responses=document(*BODY_ERRORS, InvalidCredentialsError, ForeignOriginError))
+@router.post(
+    "/login",
+    dependencies=[IN_STEPS],
+    responses=document(*LIMITED_BODY_ERRORS, InvalidCredentialsError, ForeignOriginError),
+)
 async def log_in(body: LogInRequest, context: ContextDep, cookie: RefreshCookieDep) -> TokenResponse:
     """Start a session with an e-mail address and a password.
 
@@ -60,6 +65,7 @@ async def log_in(body: LogInRequest, context: ContextDep, cookie: RefreshCookieD
 
 @router.post(
     "/token",
+    dependencies=[IN_STEPS],
     # HTTP Basic is one of three ways: the framework would document it as the only one.
     openapi_extra={"security": [{}]},
     responses=document(
@@ -69,6 +75,7 @@ async def log_in(body: LogInRequest, context: ContextDep, cookie: RefreshCookieD
         InvalidCredentialsError,
         InvalidClientError,
         InvalidScopeError,
+        TooManyRequestsException,
     ),
 )
 async def issue_token(
