@@ -16,10 +16,11 @@ from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import EventKind, SessionModel, rate_limits
 from tests.support.databases import count_statements, count_users, execute, read_tables
-from tests.support.service import Service, StartMailingService, StartService, connect
+from tests.support.service import MailingService, Service, StartMailingService, StartService, connect
 from tests.support.steps import (
     PASSWORD,
     LoggedIn,
+    activate,
     change_password,
     create_account,
     create_admin,
@@ -432,3 +433,30 @@ async def test_a_page_tells_people_to_wait(start_service: StartService) -> None:
     assert response.headers["Retry-After"] == "3600"
     assert "text/html" in response.headers["Content-Type"]
     assert "Wait a moment" in response.text
+
+
+async def test_a_flood_of_sign_ups_keeps_the_owner_of_the_address_out_of_nothing(
+    start_mailing_service: StartMailingService,
+) -> None:
+    service = await start_mailing_service(rate_limit_emails_per_address=Rate.parse("6/1h"))
+    for number in range(6):
+        async with at(service, f"203.0.113.{number}") as stranger:
+            await post_sign_up(stranger, password=f"a-strangers-guess-{number}")
+
+    assert refusal(await post_sign_up(service)) == TOO_MANY  # but each email that came brings a link
+    assert len(service.mailbox.messages) == 6
+    response = await activate(service, service.mailbox.token(0), password=PASSWORD)
+    assert response.status_code == 200
+    assert (await post_log_in(service)).status_code == 200
+
+
+async def test_a_few_sign_ups_by_strangers_do_not_keep_the_owner_from_a_link(mailing_service: MailingService) -> None:
+    for number in range(6):
+        async with at(mailing_service, f"203.0.113.{number}") as stranger:
+            await post_sign_up(stranger, password=f"a-strangers-guess-{number}")
+
+    await post_sign_up(mailing_service)
+
+    assert len(mailing_service.mailbox.messages) == 7
+    assert (await activate(mailing_service, mailing_service.mailbox.token(), password=PASSWORD)).status_code == 200
+    assert (await post_log_in(mailing_service)).status_code == 200
