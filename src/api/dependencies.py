@@ -19,7 +19,12 @@ from fastapi.security.base import SecurityBase
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from src.core.callers import AuthenticatedClient, AuthenticatedUser, HttpCaller, Scope, may, require
-from src.core.exceptions import ForbiddenException, InvalidAccessTokenError, UnauthorizedException
+from src.core.exceptions import (
+    ForbiddenException,
+    InvalidAccessTokenError,
+    TooManyRequestsException,
+    UnauthorizedException,
+)
 from src.core.origin import RequestOrigin
 from src.core.settings import get_settings
 from src.db.database import AsyncDatabaseManager
@@ -29,6 +34,8 @@ from src.email import SendsEmail
 from src.services import Context, Runtime
 
 db = AsyncDatabaseManager(get_settings().database_url, pool_size=get_settings().database_pool_size)
+
+STEPS_OF_A_REFUSAL = 10
 
 # Function scope closes the session before the answer is sent. With the default one, what fails after the `yield` would
 # fail behind a 2xx that the client has already seen.
@@ -78,14 +85,21 @@ async def _answer_in_steps(runtime: RuntimeDep) -> AsyncGenerator[None, None]:
 
     Where an address is known, the same statements find rows, lock them and check keys that refer to them. Over some
     hundred requests this quarter of a millisecond would tell. What it takes is rounded up, so that both take as long.
+
+    Who is refused for asking too often waits longer: clients that go on without a pause would take the processor from
+    those whose passwords are hashed.
     """
     step, start = runtime.answer_step_seconds, time.perf_counter()
     try:
         yield
+    except TooManyRequestsException:
+        step *= STEPS_OF_A_REFUSAL
+        raise
     finally:
         if step:
             # The event loop's timers count in milliseconds: some more at random, or their rounding would tell.
-            await asyncio.sleep(step - (time.perf_counter() - start) % step + random.uniform(0, step / 10))  # noqa: S311 - not a secret
+            jitter = random.uniform(0, step / 10)  # noqa: S311 - not a secret
+            await asyncio.sleep(step - (time.perf_counter() - start) % step + jitter)
 
 
 # For routes that must not tell whether an address has an account.
