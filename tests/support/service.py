@@ -119,8 +119,6 @@ StartMailingService = Callable[..., Awaitable[MailingService]]
 # --- applications ---
 
 _read_dependency = fastapi.dependencies.utils.get_dependant
-
-
 _dependencies: dict[object, Dependant] = {}
 
 
