@@ -176,6 +176,13 @@ async def connect(app: FastAPI, **options: Any) -> AsyncGenerator[AsyncClient, N
 
 
 @asynccontextmanager
+async def reached_from(service: Service, address: str) -> AsyncGenerator[Service, None]:
+    """The same service, as somebody at another address reaches it."""
+    async with connect(service.app, client=(address, 50_000)) as client:
+        yield Service(service.app, client, service.database)
+
+
+@asynccontextmanager
 async def serve(database: AsyncDatabaseManager, **settings: Any) -> AsyncGenerator[Service, None]:
     """The service on a database that the caller prepares and leaves."""
     with borrow_app(_remembered_settings(**settings)) as app:
