@@ -20,6 +20,7 @@ from src.core.exceptions import (
     InvalidAccessTokenError,
     PayloadTooLargeException,
     ServiceUnavailableException,
+    TooManyRequestsException,
     UnauthorizedException,
     UnsupportedMediaTypeException,
     ValidationException,
@@ -76,6 +77,8 @@ BODY_ERRORS: tuple[type[AppException], ...] = (
     BadRequestException,
 )
 
+# The same of a route whose requests are counted: `src.services.limits` says which.
+LIMITED_ERRORS = (*BODY_ERRORS, TooManyRequestsException)
 
 # What any route that takes an access token can answer. (A missing and a bad one share the status.)
 TOKEN_ERRORS: tuple[type[AppException], ...] = (UnauthorizedException, InvalidAccessTokenError)
