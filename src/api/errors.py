@@ -78,8 +78,8 @@ BODY_ERRORS: tuple[type[AppException], ...] = (
     BadRequestException,
 )
 
-# The same of a route whose requests are counted: `src.services.limits` says which.
-LIMITED_ERRORS = (*BODY_ERRORS, TooManyRequestsException)
+# The same, of a route that is limited.
+LIMITED_BODY_ERRORS: tuple[type[AppException], ...] = (*BODY_ERRORS, TooManyRequestsException)
 
 # What any route that needs an access token can answer: a missing and a bad one share the status, and the 403 is for a
 # person or a service that may not.

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from src.services.breached_passwords import BreachedPasswords
 
 
+ANSWER_STEP_SECONDS = 0.02  # far above what differs between addresses that are known and unknown
+
+
 def no_dispatcher() -> None:
     """Without a dispatcher in this process, emails are found by the polling of another."""
 
@@ -41,6 +44,7 @@ class Runtime:
     email: SendsEmail | None  # None where SMTP is not configured
     wake_dispatcher: Callable[[], None] = no_dispatcher
     blocked: BlockedKeys = field(default_factory=BlockedKeys)
+    answer_step_seconds: float = ANSWER_STEP_SECONDS
     anonymous_failures: AnonymousFailures = field(default_factory=Counter)
     breached_passwords: "BreachedPasswords | None" = None  # None unless AUTH_HIBP_ENABLED
 

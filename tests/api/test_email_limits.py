@@ -8,12 +8,15 @@ from httpx import Response
 from src.core.limits import Rate
 from src.db import AsyncDatabaseManager
 from tests.support.databases import count_users
-from tests.support.service import Service, StartMailingService, reached_from
+from tests.support.service import MailingService, Service, StartMailingService, reached_from
 from tests.support.steps import (
+    PASSWORD,
     LoggedIn,
+    activate,
     create_account,
     create_admin,
     log_in,
+    post_log_in,
     post_sign_up,
     refusal,
     request_move,
@@ -22,6 +25,7 @@ from tests.support.steps import (
 )
 
 ELSEWHERE = "203.0.113.7"
+TOO_MANY: tuple[int, str, list[str]] = (429, "TOO_MANY_REQUESTS", [])
 
 Ask = Callable[[Service, str], Awaitable[Response]]
 ANONYMOUS = pytest.mark.parametrize("ask", [post_sign_up, resend, request_reset])
@@ -42,7 +46,7 @@ async def test_an_address_gets_so_many_emails_from_one_origin(
             responses = [await ask(elsewhere, email) for _ in range(4)]
 
             assert [each.is_success for each in responses] == [True] * 3 + [False]
-            assert refusal(responses[-1]) == (429, "TOO_MANY_REQUESTS", [])
+            assert refusal(responses[-1]) == TOO_MANY
             assert (await ask(service, email)).is_success
 
 
@@ -100,3 +104,30 @@ async def test_administrators_are_limited_too(start_mailing_service: StartMailin
 
     assert [each.status_code for each in resets] == [202, 202, 429]
     assert [each.status_code for each in invitations] == [201, 201, 429]
+
+
+async def test_a_flood_of_sign_ups_keeps_the_owner_of_the_address_out_of_nothing(
+    start_mailing_service: StartMailingService,
+) -> None:
+    service = await start_mailing_service(rate_limit_emails_per_address=Rate.parse("6/1h"))
+    for number in range(6):
+        async with reached_from(service, f"203.0.113.{number}") as stranger:
+            await post_sign_up(stranger, password=f"a-strangers-guess-{number}")
+
+    assert refusal(await post_sign_up(service)) == TOO_MANY  # but each email that came brings a link
+    assert len(service.mailbox.messages) == 6
+    response = await activate(service, service.mailbox.token(0), password=PASSWORD)
+    assert response.status_code == 200
+    assert (await post_log_in(service)).status_code == 200
+
+
+async def test_a_few_sign_ups_by_strangers_do_not_keep_the_owner_from_a_link(mailing_service: MailingService) -> None:
+    for number in range(6):
+        async with reached_from(mailing_service, f"203.0.113.{number}") as stranger:
+            await post_sign_up(stranger, password=f"a-strangers-guess-{number}")
+
+    await post_sign_up(mailing_service)
+
+    assert len(mailing_service.mailbox.messages) == 7
+    assert (await activate(mailing_service, mailing_service.mailbox.token(), password=PASSWORD)).status_code == 200
+    assert (await post_log_in(mailing_service)).status_code == 200

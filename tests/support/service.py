@@ -142,6 +142,7 @@ def borrow_app(settings: Settings) -> Iterator[FastAPI]:
     idle_apps = _idle_apps[_built_into_app(settings)]
     app = idle_apps.pop() if idle_apps else create_app(settings)
     app.state.runtime = Runtime.from_settings(settings)
+    runtime_of(app).answer_step_seconds = 0  # tests do not wait
     yield app
     app.dependency_overrides.clear()
     idle_apps.append(app)

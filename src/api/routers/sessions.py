@@ -6,8 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Form
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
-from src.api.dependencies import ContextDep, CurrentUser, OptionalUser, UnitOfWorkDep
-from src.api.errors import BODY_ERRORS, LIMITED_ERRORS, TOKEN_ERRORS, document
+from src.api.dependencies import IN_STEPS, ContextDep, CurrentUser, OptionalUser, UnitOfWorkDep
+from src.api.errors import BODY_ERRORS, LIMITED_BODY_ERRORS, TOKEN_ERRORS, document
 from src.api.refresh_cookie import COOKIE_PARAMETER, RefreshCookieDep
 from src.api.schemas.sessions import (
     LogInRequest,
@@ -47,7 +47,11 @@ _client_credentials = _ClientCredentials(
 )
 
 
-@router.post("/login", responses=document(*LIMITED_ERRORS, InvalidCredentialsError, ForeignOriginError))
+@router.post(
+    "/login",
+    dependencies=[IN_STEPS],
+    responses=document(*LIMITED_BODY_ERRORS, InvalidCredentialsError, ForeignOriginError),
+)
 async def log_in(body: LogInRequest, context: ContextDep, cookie: RefreshCookieDep) -> TokenResponse:
     """Start a session with an e-mail address and a password.
 
@@ -61,6 +65,7 @@ async def log_in(body: LogInRequest, context: ContextDep, cookie: RefreshCookieD
 
 @router.post(
     "/token",
+    dependencies=[IN_STEPS],
     # HTTP Basic is one of three ways: the framework would document it as the only one.
     openapi_extra={"security": [{}]},
     responses=document(

@@ -13,7 +13,7 @@ from src.api.dependencies import (
     UsersReader,
     runtime_of,
 )
-from src.api.errors import BODY_ERRORS, LIMITED_ERRORS, TOKEN_ERRORS, document
+from src.api.errors import BODY_ERRORS, LIMITED_BODY_ERRORS, TOKEN_ERRORS, document
 from src.api.etags import IfMatch, etag_of, public_etag_of
 from src.api.schemas.accounts import Accepted
 from src.api.schemas.fields import write_cursor
@@ -69,7 +69,7 @@ async def list_users(
     return CountedUserPage(items=items, next_cursor=next_cursor, count=await uow.users.count_records(filters))
 
 
-@router.post("", status_code=201, responses=document(*LIMITED_ERRORS, *_PERMISSION_ERRORS, UserEmailTakenError))
+@router.post("", status_code=201, responses=document(*LIMITED_BODY_ERRORS, *_PERMISSION_ERRORS, UserEmailTakenError))
 async def invite_user(body: InviteRequest, context: ContextDep, caller: UncheckedUsersWriter) -> InvitationResponse:
     """Invite somebody: they choose a password by the link that is emailed to them, and are active then. For
     administrators, and services with `users:write`, which cannot invite administrators.
