@@ -17,6 +17,7 @@ from src.api.schemas.service import Problem
 from src.core.exceptions import (
     AppException,
     BadRequestException,
+    ForbiddenException,
     InvalidAccessTokenError,
     PayloadTooLargeException,
     ServiceUnavailableException,
@@ -77,13 +78,12 @@ BODY_ERRORS: tuple[type[AppException], ...] = (
     BadRequestException,
 )
 
-
 # The same, of a route that is limited.
 LIMITED_BODY_ERRORS: tuple[type[AppException], ...] = (*BODY_ERRORS, TooManyRequestsException)
 
-
-# What any route that takes an access token can answer. (A missing and a bad one share the status.)
-TOKEN_ERRORS: tuple[type[AppException], ...] = (UnauthorizedException, InvalidAccessTokenError)
+# What any route that needs an access token can answer: a missing and a bad one share the status, and the 403 is for a
+# person or a service that may not.
+TOKEN_ERRORS: tuple[type[AppException], ...] = (UnauthorizedException, InvalidAccessTokenError, ForbiddenException)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

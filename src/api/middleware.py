@@ -126,8 +126,9 @@ class BodyLimitMiddleware:
 class ForwardedCheck:
     """Warns, once, of a proxy that uvicorn does not trust: all who come through it would look alike.
 
-    uvicorn has put an address of the X-Forwarded-For of a trusted one into the place of the proxy's own. The header of
-    another is not in the log: anyone may send one.
+    Where uvicorn trusts the proxy, it has replaced the proxy's address with one from X-Forwarded-For. So an address
+    that is not in the header is that of a proxy which uvicorn does not trust. The header itself is not logged: anyone
+    may send one.
     """
 
     def __init__(self, app: ASGIApp) -> None:

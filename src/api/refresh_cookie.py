@@ -20,13 +20,13 @@ from src.services.sessions import TokenPair
 
 # Browsers take a cookie of this prefix from this very host alone, by https, for all its paths (RFC 6265bis, 4.1.3.2):
 # another host of the domain cannot put its own in this place.
-NAME = "__Host-refresh"
+COOKIE_NAME = "__Host-refresh"
 
 # For `openapi_extra`. As a parameter of the routes, FastAPI would read it where the cookie is off, too.
-DOCUMENTATION = {
+COOKIE_PARAMETER = {
     "parameters": [
         {
-            "name": NAME,
+            "name": COOKIE_NAME,
             "in": "cookie",
             "required": False,
             "description": "The refresh token, set by a log-in with `use_cookie`. A token in the body wins.",
@@ -62,13 +62,18 @@ class RefreshCookie:
         if not self._is_sent:
             return None
         self._check_origin()
-        return self.request.cookies[NAME]
+        return self.request.cookies[COOKIE_NAME]
 
     def answer(self, pair: TokenPair) -> TokenResponse:
         """The pair of tokens, of which the refresh token goes into the cookie."""
         answer = TokenResponse.of(pair, in_cookie=True)
         self.response.set_cookie(
-            NAME, pair.refresh_token, max_age=answer.refresh_expires_in, secure=True, httponly=True, samesite="strict"
+            COOKIE_NAME,
+            pair.refresh_token,
+            max_age=answer.refresh_expires_in,
+            secure=True,
+            httponly=True,
+            samesite="strict",
         )
         return answer
 
@@ -89,7 +94,7 @@ class RefreshCookie:
 
     @property
     def _is_sent(self) -> bool:
-        return self.settings.auth_refresh_cookie and NAME in self.request.cookies
+        return self.settings.auth_refresh_cookie and COOKIE_NAME in self.request.cookies
 
     def _check_origin(self) -> None:
         """What sends neither header is no browser of today, so no site can have made it do so."""
@@ -103,7 +108,7 @@ class RefreshCookie:
 
 def _deletion() -> str:
     response = Response()
-    response.delete_cookie(NAME, secure=True, httponly=True, samesite="strict")
+    response.delete_cookie(COOKIE_NAME, secure=True, httponly=True, samesite="strict")
     return response.headers["Set-Cookie"]
 
 

@@ -20,7 +20,6 @@ def with_context(work: Callable[[Context], Awaitable[Result]]) -> Result:
     Ends the command with its sentence if a service refuses. Emails are queued where SMTP is configured: a running
     service or worker sends them.
     """
-
     try:
         return in_database(lambda database: _in_context(database, work))
     except AppException as refusal:

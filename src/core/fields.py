@@ -27,7 +27,6 @@ _REASONS = {
     "value_error": "{error}",  # raised by our own validators, whose texts repeat nothing
 }
 
-
 _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _SEPARATORS = frozenset("\u2028\u2029")
 

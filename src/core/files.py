@@ -2,10 +2,11 @@
 
 import stat
 from pathlib import Path
+from typing import Literal
 
 
-def who_else_may_open(path: Path) -> str | None:
-    """`Everyone`, or `A group`, if it is not the owner alone. Of a link, the mode of its target counts."""
+def who_else_may_open(path: Path) -> Literal["Everyone", "A group"] | None:
+    """`None` if it is the owner alone. Of a link, the mode of its target counts."""
     mode = path.stat().st_mode
     if mode & (stat.S_IROTH | stat.S_IWOTH):
         return "Everyone"

@@ -16,9 +16,8 @@ from typing import NamedTuple, TypeVar
 
 from src.core.exceptions import ServiceUnavailableException
 
-NICENESS = (
-    5  # of the hashing threads: behind the event loop, yet not so far that a flood of reads on one core stops them
-)
+# Of the hashing threads: behind the event loop, yet not so far that a flood of reads on one core stops them.
+NICENESS = 5
 
 Result = TypeVar("Result")
 
@@ -45,8 +44,9 @@ _Turn = asyncio.Future[bool]  # True: it is yours. False: you have lost your pla
 class HashPool:
     """At most `threads` hashes at once, and `queue_size` of each kind waiting; more are refused at once, not delayed.
 
-    Turns go round the origins, so whoever asks once waits for one job of each that asks without pause, not for all of
-    them. bcrypt releases the interpreter lock, so the event loop keeps answering reads while the threads are busy.
+    Turns go round the origins (fair queuing, RFC 970), so whoever asks once waits for one job of each that asks without
+    pause, not for all of them. bcrypt releases the interpreter lock, so the event loop keeps answering reads while the
+    threads are busy.
     """
 
     def __init__(self, *, threads: int, queue_size: int) -> None:

@@ -220,9 +220,8 @@ class AuditEventModel(BaseModel):
     actor_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"), index=True)
     client_id: Mapped[UUID | None] = mapped_column(ForeignKey("service_clients.id"))  # or on which service
     address_hash: Mapped[str | None] = mapped_column(String(64))  # keyed, of a typed address that nobody owns
-    changes: Mapped[str | None] = mapped_column(
-        String(100)
-    )  # which fields an update changed and what rights it gave, or which keys
+    # Which fields an update changed and what rights it gave, or the ids of the keys that were made or retired.
+    changes: Mapped[str | None] = mapped_column(String(100))
     origin: Mapped[str | None] = mapped_column(String(45))  # the address of the client, or "command line"
 
 

@@ -211,8 +211,8 @@ class AccountService(Service):
         return await self.uow.users.has_other_sign_up(user, created_after=self._live_since())
 
     def _live_since(self) -> datetime:
-        """Sign-ups of before then are over. Age alone decides: if a new link renewed them, then only for an address
-        without an owner, and it could be seen which addresses have one."""
+        """Sign-ups that began before then are over. A new link renews none: only addresses without an owner get one, so
+        how long the row of a sign-up can be read would tell which addresses have an owner."""
         return utc_now() - timedelta(seconds=self.settings.auth_activation_ttl_seconds)
 
     async def _activate(

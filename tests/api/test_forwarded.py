@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from httpx import ASGITransport, AsyncClient
+from httpx import AsyncClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from src.api.app import create_app
-from tests.support.service import Service, make_settings
+from tests.support.service import Service, connect, make_settings
 from tests.support.steps import PASSWORD, create_account, log_in
 
 PROXY = "10.0.0.2"
@@ -27,8 +27,7 @@ def app() -> FastAPI:
 async def through_proxy(app: Any, *, trusted: str) -> AsyncGenerator[AsyncClient, None]:
     """A client whose requests come from the proxy, to a uvicorn that trusts these addresses."""
     server: Any = ProxyHeadersMiddleware(app, trusted)  # uvicorn has types of its own for what ASGI passes
-    transport = ASGITransport(server, client=(PROXY, 4711))
-    async with AsyncClient(transport=transport, base_url="http://test") as client:
+    async with connect(server, client=(PROXY, 4711)) as client:
         yield client
 
 

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest_asyncio
-from httpx import ASGITransport, AsyncClient, Response
+from httpx import Response
 
 from src.core.hash_pool import HashKind
 from tests.support.hashing import CLIENT_ADDRESS, CountingPool, count_hashes, hold, wait_until
-from tests.support.service import Service
+from tests.support.service import Service, reached_from
 from tests.support.steps import change_password, create_account, log_in, post_log_in, post_sign_up
 
 ATTACKER = "203.0.113.7"
@@ -21,12 +21,12 @@ class Flood:
 
     service: Service
     pool: CountingPool
-    client: AsyncClient
+    attacked: Service  # as the attacker reaches it
     gate: asyncio.Future[None]
     guesses: list[asyncio.Task[Response]]
 
     async def guess(self) -> Response:
-        return await self.client.post("/auth/login", json={"email": "ana@example.com", "password": "guess"})
+        return await post_log_in(self.attacked, password="guess")
 
     async def release(self) -> None:
         if not self.gate.done():
@@ -40,9 +40,8 @@ async def flood(service: Service) -> AsyncIterator[Flood]:
     pool = count_hashes(service, threads=1, queue_size=4)
     gate = asyncio.get_running_loop().create_future()
     holding = await hold(pool, gate, jobs=1)
-    transport = ASGITransport(app=service.app, client=(ATTACKER, 1234))
-    async with AsyncClient(transport=transport, base_url="http://test") as client:
-        flood = Flood(service, pool, client, gate, [])
+    async with reached_from(service, ATTACKER) as attacked:
+        flood = Flood(service, pool, attacked, gate, [])
         flood.guesses += [asyncio.create_task(flood.guess()) for _ in range(4)]
         await wait_until(lambda: pool.waiting == 4)
         yield flood

@@ -117,7 +117,7 @@ async def test_keys_under_the_same_names_are_read_again_when_the_folder_comes_ba
 
     take_away(keyed.folder)
     await keyed.published()
-    (keyed.folder.with_name("away")).rename(keyed.folder)
+    keyed.folder.with_name("away").rename(keyed.folder)
     path.write_bytes(other_path.read_bytes())
 
     assert await keyed.published() == [other]

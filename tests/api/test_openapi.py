@@ -87,6 +87,26 @@ def test_every_error_is_documented_as_the_envelope_with_an_example(operations: d
                 assert example["value"]["code"] == code
 
 
+def test_whatever_is_limited_documents_the_429(operations: dict[str, dict[str, Any]]) -> None:
+    assert {name for name, operation in operations.items() if "429" in operation["responses"]} == {
+        "post /auth/signup",
+        "post /auth/activate",
+        "post /auth/activation/resend",
+        "post /auth/login",
+        "post /auth/token",
+        "post /auth/password-change",
+        "post /auth/password-reset/request",
+        "post /auth/password-reset/confirm",
+        "post /auth/email-change/request",
+        "post /auth/email-change/confirm",
+        "post /auth/email-change/revert",
+        "post /auth/delete-account",
+        "post /auth/invitation/accept",
+        "post /api/users",
+        "post /api/users/{user_id}/password-reset",
+    }
+
+
 def test_pages_are_not_part_of_the_api(operations: dict[str, dict[str, Any]]) -> None:
     assert set(operations) == set(OPERATIONS)
 

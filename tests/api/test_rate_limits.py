@@ -1,8 +1,7 @@
-"""Who asks or guesses too often is refused for a while. How rates are counted is in tests/repositories."""
+"""Who asks or guesses too often is refused for a while. How rates are counted is in tests/repositories, and who asks
+for too many emails in test_email_limits.py."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -15,24 +14,17 @@ from src.core.limits import Rate
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import EventKind, SessionModel, rate_limits
-from tests.support.databases import count_statements, count_users, execute, read_tables
-from tests.support.service import MailingService, Service, StartMailingService, StartService, connect
+from tests.support.databases import count_statements, execute, read_tables
+from tests.support.service import Service, StartService, connect, reached_from
 from tests.support.steps import (
     PASSWORD,
-    LoggedIn,
-    activate,
     change_password,
     create_account,
-    create_admin,
     create_client,
     log_in,
     post_client_credentials,
     post_log_in,
-    post_sign_up,
     refusal,
-    request_move,
-    request_reset,
-    resend,
 )
 
 Refusal = tuple[int, str, list[str]]
@@ -40,13 +32,6 @@ Refusal = tuple[int, str, list[str]]
 TOO_MANY: Refusal = (429, "TOO_MANY_REQUESTS", [])
 WRONG: Refusal = (401, "INVALID_CREDENTIALS", [])
 ELSEWHERE = "203.0.113.7"
-
-
-@asynccontextmanager
-async def at(service: Service, address: str) -> AsyncGenerator[Service, None]:
-    """The same service, as somebody else reaches it."""
-    async with connect(service.app, client=(address, 50_000)) as client:
-        yield Service(service.app, client, service.database)
 
 
 async def guess(service: Service, email: str = "ana@example.com", **headers: str) -> Response:
@@ -124,7 +109,7 @@ async def test_elsewhere_the_right_password_works_meanwhile(service: Service) ->
     await create_account(service)
     await guess_often(service, 11)
 
-    async with at(service, ELSEWHERE) as elsewhere:
+    async with reached_from(service, ELSEWHERE) as elsewhere:
         response = await post_log_in(elsewhere)
 
     assert response.status_code == 200
@@ -140,7 +125,7 @@ async def test_log_ins_that_succeed_are_not_counted(service: Service) -> None:
 
 async def test_an_ipv6_network_is_one_origin(service: Service) -> None:
     async def guess_from(address: str) -> Response:
-        async with at(service, address) as somewhere:
+        async with reached_from(service, address) as somewhere:
             return await guess(somewhere)
 
     responses = [await guess_from(f"2001:db8:1:2::{number:x}") for number in range(1, 12)]
@@ -166,7 +151,7 @@ FEW = {"rate_limit_failures_per_account": Rate.parse("20/1h")}
 
 async def guess_from_everywhere(service: Service, origins: int) -> list[Response]:
     async def guess_there(number: int) -> Response:
-        async with at(service, f"10.0.{number // 250}.{number % 250 + 1}") as somewhere:
+        async with reached_from(service, f"10.0.{number // 250}.{number % 250 + 1}") as somewhere:
             return await guess(somewhere)
 
     return [
@@ -191,7 +176,7 @@ async def test_many_origins_together_are_refused(start_service: StartService) ->
 async def test_the_owner_gets_in_from_where_they_have_a_session(start_service: StartService) -> None:
     service = await start_service(**FEW)
     await create_account(service)
-    async with at(service, ELSEWHERE) as home:
+    async with reached_from(service, ELSEWHERE) as home:
         await log_in(home)
         await guess_from_everywhere(service, 30)
 
@@ -300,7 +285,7 @@ async def test_wrong_secrets_of_a_client_are_limited(service: Service) -> None:
     responses = [await post_client_credentials(service, client, client_secret="wrong") for _ in range(11)]
 
     assert [each.status_code for each in responses] == [401] * 10 + [429]
-    async with at(service, ELSEWHERE) as elsewhere:
+    async with reached_from(service, ELSEWHERE) as elsewhere:
         assert (await post_client_credentials(elsewhere, client)).status_code == 200
 
 
@@ -320,87 +305,7 @@ async def test_strangers_are_limited_whatever_they_ask(start_service: StartServi
     assert [each.status_code for each in responses] == [401] * 5 + [429]
 
 
-# --- emails that somebody has sent ---
-
-Ask = Callable[[Service, str], Awaitable[Response]]
-
-
-async def invite(service: Service, who: LoggedIn, email: str) -> Response:
-    return await service.client.post("/api/users", json={"email": email}, headers=who.bearer)
-
-
-ANONYMOUS = pytest.mark.parametrize("ask", [post_sign_up, resend, request_reset])
-
-
-@ANONYMOUS
-async def test_an_address_gets_so_many_emails_from_one_origin(
-    start_mailing_service: StartMailingService, ask: Ask
-) -> None:
-    service = await start_mailing_service(rate_limit_emails_per_address_and_origin=Rate.parse("3/1h"))
-    await create_account(service, "known@example.com")
-    async with at(service, ELSEWHERE) as elsewhere:
-        for email in ("known@example.com", "nobody@example.com"):
-            responses = [await ask(elsewhere, email) for _ in range(4)]
-
-            assert [each.is_success for each in responses] == [True] * 3 + [False]
-            assert refusal(responses[-1]) == TOO_MANY
-            assert (await ask(service, email)).is_success
-
-
-@ANONYMOUS
-async def test_an_address_gets_so_many_emails_from_all_origins(
-    start_mailing_service: StartMailingService, ask: Ask
-) -> None:
-    service = await start_mailing_service(rate_limit_emails_per_address=Rate.parse("3/1h"))
-    responses = []
-    for number in range(4):
-        async with at(service, f"203.0.113.{number}") as somewhere:
-            responses.append(await ask(somewhere, "ana@example.com"))
-
-    assert [each.is_success for each in responses] == [True] * 3 + [False]
-
-
-async def test_kinds_of_email_are_counted_apart(start_mailing_service: StartMailingService) -> None:
-    service = await start_mailing_service(rate_limit_emails_per_address_and_origin=Rate.parse("1/1h"))
-
-    responses = [await ask(service, "ana@example.com") for ask in (post_sign_up, resend, request_reset)]
-
-    assert [each.is_success for each in responses] == [True] * 3
-
-
-async def test_a_sign_up_above_the_limit_leaves_no_row(
-    start_mailing_service: StartMailingService, database: AsyncDatabaseManager
-) -> None:
-    service = await start_mailing_service(rate_limit_emails_per_address_and_origin=Rate.parse("2/1h"))
-
-    for _ in range(5):
-        await post_sign_up(service)
-
-    assert await count_users(database) == 2
-    assert len(service.mailbox.messages) == 2
-
-
-async def test_moving_accounts_to_an_address_is_limited(start_mailing_service: StartMailingService) -> None:
-    service = await start_mailing_service(rate_limit_emails_per_address_and_origin=Rate.parse("2/1h"))
-    await create_account(service)
-    who = await log_in(service)
-
-    responses = [await request_move(service, who, "victim@example.com") for _ in range(3)]
-
-    assert [each.status_code for each in responses] == [202, 202, 429]
-
-
-async def test_administrators_are_limited_too(start_mailing_service: StartMailingService) -> None:
-    service = await start_mailing_service(rate_limit_emails_per_address_and_origin=Rate.parse("2/1h"))
-    admin = await create_admin(service)
-    user_id = await create_account(service)
-    path = f"/api/users/{user_id}/password-reset"
-
-    resets = [await service.client.post(path, headers=admin.bearer) for _ in range(3)]
-    invitations = [await invite(service, admin, "new@example.com") for _ in range(3)]
-
-    assert [each.status_code for each in resets] == [202, 202, 429]
-    assert [each.status_code for each in invitations] == [201, 201, 429]
+# --- links ---
 
 
 @pytest.mark.parametrize(
@@ -433,30 +338,3 @@ async def test_a_page_tells_people_to_wait(start_service: StartService) -> None:
     assert response.headers["Retry-After"] == "3600"
     assert "text/html" in response.headers["Content-Type"]
     assert "Wait a moment" in response.text
-
-
-async def test_a_flood_of_sign_ups_keeps_the_owner_of_the_address_out_of_nothing(
-    start_mailing_service: StartMailingService,
-) -> None:
-    service = await start_mailing_service(rate_limit_emails_per_address=Rate.parse("6/1h"))
-    for number in range(6):
-        async with at(service, f"203.0.113.{number}") as stranger:
-            await post_sign_up(stranger, password=f"a-strangers-guess-{number}")
-
-    assert refusal(await post_sign_up(service)) == TOO_MANY  # but each email that came brings a link
-    assert len(service.mailbox.messages) == 6
-    response = await activate(service, service.mailbox.token(0), password=PASSWORD)
-    assert response.status_code == 200
-    assert (await post_log_in(service)).status_code == 200
-
-
-async def test_a_few_sign_ups_by_strangers_do_not_keep_the_owner_from_a_link(mailing_service: MailingService) -> None:
-    for number in range(6):
-        async with at(mailing_service, f"203.0.113.{number}") as stranger:
-            await post_sign_up(stranger, password=f"a-strangers-guess-{number}")
-
-    await post_sign_up(mailing_service)
-
-    assert len(mailing_service.mailbox.messages) == 7
-    assert (await activate(mailing_service, mailing_service.mailbox.token(), password=PASSWORD)).status_code == 200
-    assert (await post_log_in(mailing_service)).status_code == 200

@@ -9,16 +9,7 @@ from httpx import Response
 
 from tests.support.hashing import count_hashes
 from tests.support.service import Service, StartService
-from tests.support.steps import (
-    PASSWORD,
-    LoggedIn,
-    create_account,
-    log_in,
-    me,
-    post_log_in,
-    read_tokens,
-    refusal,
-)
+from tests.support.steps import PASSWORD, LoggedIn, create_account, log_in, me, post_log_in, read_tokens, refusal
 
 COOKIE = "__Host-refresh"
 HERE = "https://auth.example.com"
@@ -285,20 +276,20 @@ OURS: list[dict[str, str]] = [
     {"Sec-Fetch-Site": "none"},
 ]
 
-Act = Callable[[Service, str, Mapping[str, str]], Awaitable[Response]]
+Ask = Callable[[Service, str, Mapping[str, str]], Awaitable[Response]]
 
 
 async def log_in_again(service: Service, _cookie: str, headers: Mapping[str, str]) -> Response:
     return await post_cookie_log_in(service, headers)
 
 
-@pytest.mark.parametrize("act", [refresh, log_out, log_in_again])
+@pytest.mark.parametrize("ask", [refresh, log_out, log_in_again])
 class TestOrigins:
-    async def test_a_foreign_origin_is_a_403_that_leaves_the_cookie_as_it_was(self, service: Service, act: Act) -> None:
+    async def test_a_foreign_origin_is_a_403_that_leaves_the_cookie_as_it_was(self, service: Service, ask: Ask) -> None:
         cookie = await log_in_by_cookie(service)
 
         for headers in FOREIGN:
-            response = await act(service, cookie, headers)
+            response = await ask(service, cookie, headers)
             assert refusal(response) == (403, "FOREIGN_ORIGIN", []), headers
             assert "set-cookie" not in response.headers
 
@@ -306,11 +297,11 @@ class TestOrigins:
 
     @pytest.mark.parametrize("headers", OURS)
     async def test_ours_and_whatever_is_no_browser_may_use_it(
-        self, service: Service, act: Act, headers: Mapping[str, str]
+        self, service: Service, ask: Ask, headers: Mapping[str, str]
     ) -> None:
         cookie = await log_in_by_cookie(service)
 
-        response = await act(service, cookie, headers)
+        response = await ask(service, cookie, headers)
 
         assert response.is_success
         assert COOKIE in response.headers["set-cookie"]

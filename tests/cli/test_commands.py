@@ -1,50 +1,29 @@
-"""The command line, on real databases and real key files."""
+"""The command line, on real databases. Each group of commands has a file of its own."""
 
 import asyncio
 import json
 import os
-import re
 import signal
-import socket
-import stat
-import subprocess
-import sys
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
-from typer.testing import Result
 
-from src.core.keys import SIGNS_AFTER, load_keys, rotate
 from src.core.kinds import TokenPurpose
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
-from src.db.migrations import find_revision, head, is_current
-from src.db.models import AuditEventModel, SessionModel, UserModel, UserTokenModel
-from tests.support.databases import connected
+from src.db.migrations import head, is_current
+from src.db.models import SessionModel, UserModel, UserTokenModel
 from tests.support.factories import DAY, make_session
-from tests.support.keys import rotate_ago
-from tests.support.processes import ROOT, Running, run
-
-ACCESS_LIFETIME = timedelta(minutes=15)
-IDLE_LIFETIME = timedelta(days=14)
-
-
-def run_keys(folder: Path, *arguments: str, **environment: str) -> Result:
-    return run("keys", *arguments, JWT_KEYS_DIR=str(folder), **environment)
-
-
-def key_ids(folder: Path) -> set[str]:
-    return {key.id for keys in load_keys(folder) for key in keys}
+from tests.support.processes import command, free_port, run, start
 
 
 def test_without_a_command_it_lists_them() -> None:
     result = run()
 
-    for command in ("serve", "migrate", "purge", "keys"):
-        assert command in result.output
+    for name in ("serve", "migrate", "purge", "keys"):
+        assert name in result.output
 
 
 async def test_migrate_brings_a_database_to_this_version_however_often(empty_url: str) -> None:
@@ -104,7 +83,7 @@ async def test_purge_counts_in_json_for_programs(database_url: str) -> None:
     assert json.loads(result.stdout) == {"tokens": 0, "sessions": 0, "sign_ups": 0, "mails": 0, "events": 0}
 
 
-@pytest.mark.parametrize("command", [("migrate",), ("purge",), ("outbox", "list"), ("outbox", "retry")])
+@pytest.mark.parametrize("arguments", [("migrate",), ("purge",), ("outbox", "list"), ("outbox", "retry")])
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
@@ -115,9 +94,9 @@ async def test_purge_counts_in_json_for_programs(database_url: str) -> None:
     ],
 )
 def test_a_database_that_is_not_ready_ends_a_command_with_one_sentence(
-    command: tuple[str, ...], url: str, sentence: str
+    arguments: tuple[str, ...], url: str, sentence: str
 ) -> None:
-    result = run(*command, DATABASE_URL=url)
+    result = run(*arguments, DATABASE_URL=url)
 
     assert isinstance(result.exception, SystemExit)
     assert (result.exit_code, result.stdout) == (1, "")
@@ -142,21 +121,15 @@ def test_a_command_works_in_a_fresh_file(tmp_path: Path) -> None:
 
 
 def test_serve_starts_the_service_on_the_port_it_is_told_and_stops_when_told(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = os.environ | {"DATABASE_URL": f"sqlite:///{tmp_path}/users.db", "JWT_KEYS_DIR": f"{tmp_path}/keys"}
-    command = [sys.executable, "-m", "src", "serve", "--port", str(port)]
+    port = free_port()
+    environment = {"DATABASE_URL": f"sqlite:///{tmp_path}/users.db", "JWT_KEYS_DIR": f"{tmp_path}/keys"}
 
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        Running(process, port, tmp_path / "log").wait_until_ready()
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(10)
+    with start(command("serve", "--port", str(port)), tmp_path / "log", environment, port=port) as running:
+        running.wait_until_ready()
+        running.send(signal.SIGTERM)
 
-    assert len(key_ids(tmp_path / "keys")) == 2
-    assert "Application shutdown complete" in (tmp_path / "log").read_text()
+    assert sorted(path.suffix for path in (tmp_path / "keys").iterdir()) == [".pem", ".secret"]
+    assert "Application shutdown complete" in running.log
 
 
 def test_serve_tells_each_worker_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,282 +142,3 @@ def test_serve_tells_each_worker_how_many_there_are(monkeypatch: pytest.MonkeyPa
         run("serve", *arguments)
 
     assert told == ["3", "3", "2"]
-
-
-class TestRotate:
-    @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA", "RS256"])
-    def test_it_makes_an_access_key_of_the_algorithm_and_a_refresh_secret(self, tmp_path: Path, algorithm: str) -> None:
-        result = run_keys(tmp_path / "keys", "rotate", JWT_ALGORITHM=algorithm)
-
-        [access], [refresh] = load_keys(tmp_path / "keys")
-        assert result.exit_code == 0
-        assert access.algorithm == algorithm
-        for key in (access, refresh):
-            assert re.search(rf"{re.escape(key.id)} .* signs now .*{re.escape(str(key.path))}", result.output)
-            assert stat.S_IMODE(key.path.stat().st_mode) == 0o600
-
-    def test_programs_read_what_it_has_made_in_json(self, tmp_path: Path) -> None:
-        result = run_keys(tmp_path, "rotate", "--json")
-
-        assert {key["id"] for key in json.loads(result.stdout)} == key_ids(tmp_path)
-
-    def test_twice_in_a_second_makes_two(self, tmp_path: Path) -> None:
-        for _ in range(2):
-            run_keys(tmp_path, "rotate")
-
-        assert len(key_ids(tmp_path)) == 4
-
-    def test_no_command_prints_a_secret(self, tmp_path: Path) -> None:
-        commands = (["rotate"], ["rotate", "--json"], ["list"], ["list", "--json"])
-        outputs = [run_keys(tmp_path, *command).output for command in commands]
-
-        for refresh in load_keys(tmp_path)[1]:
-            assert isinstance(refresh.signing, bytes)
-            assert refresh.signing.decode() not in "".join(outputs)
-
-
-class TestList:
-    def test_it_shows_what_each_key_does(self, tmp_path: Path) -> None:
-        oldest, oldest_secret = rotate_ago(tmp_path, 2 * DAY)
-        signing, signing_secret = rotate_ago(tmp_path, DAY)
-        new, new_secret = rotate(tmp_path, "ES256")
-
-        lines = run_keys(tmp_path, "list").output.splitlines()
-
-        signs_from = f"signs from {new.signs_from:%Y-%m-%d %H:%M:%S} UTC"
-        expected = [
-            ("access", oldest, "ES256", "verifies"),
-            ("access", signing, "ES256", "signs now"),
-            ("access", new.id, "ES256", signs_from),
-            ("refresh", oldest_secret, "HS256", "verifies"),
-            ("refresh", signing_secret, "HS256", "signs now"),
-            ("refresh", new_secret.id, "HS256", signs_from),
-        ]
-        assert len(lines) == len(expected)
-        for line, parts in zip(lines, expected, strict=True):
-            assert line.startswith(parts[0])
-            assert all(part in line for part in parts), line
-            assert str(tmp_path) in line
-
-    def test_programs_read_the_same_in_json(self, tmp_path: Path) -> None:
-        oldest, oldest_secret = rotate_ago(tmp_path, 2 * DAY)
-        signing, signing_secret = rotate_ago(tmp_path, DAY)
-        new, new_secret = rotate(tmp_path, "ES256")
-
-        listed = json.loads(run_keys(tmp_path, "list", "--json").stdout)
-
-        signs_from = f"{new.signs_from:%Y-%m-%dT%H:%M:%SZ}"
-        assert [(key["kind"], key["id"], key["algorithm"], key["state"], key["signs_from"]) for key in listed] == [
-            ("access", oldest, "ES256", "verifies", None),
-            ("access", signing, "ES256", "signs", None),
-            ("access", new.id, "ES256", "waits", signs_from),
-            ("refresh", oldest_secret, "HS256", "verifies", None),
-            ("refresh", signing_secret, "HS256", "signs", None),
-            ("refresh", new_secret.id, "HS256", "waits", signs_from),
-        ]
-        assert [Path(key["path"]) for key in listed[2::3]] == [new.path, new_secret.path]
-
-    def test_where_there_are_no_keys_the_json_is_an_empty_list(self, tmp_path: Path) -> None:
-        assert json.loads(run_keys(tmp_path, "list", "--json").stdout) == []
-
-    def test_a_key_of_another_algorithm_only_verifies(self, tmp_path: Path) -> None:
-        rotate_ago(tmp_path, DAY, "ES256")
-
-        lines = run_keys(tmp_path, "list", JWT_ALGORITHM="EdDSA").output.splitlines()
-
-        assert ["verifies" in line for line in lines] == [True, False]
-
-    def test_where_there_are_no_keys_it_shows_none(self, tmp_path: Path) -> None:
-        result = run_keys(tmp_path, "list")
-
-        assert (result.exit_code, result.output) == (0, "")
-
-    def test_a_file_that_is_no_key_is_named_in_one_sentence(self, tmp_path: Path) -> None:
-        (tmp_path / "broken.pem").write_text("not a key")
-
-        result = run_keys(tmp_path, "list")
-
-        assert result.exit_code == 1
-        assert "broken.pem is not a private key" in result.stderr
-        assert isinstance(result.exception, SystemExit)
-
-
-def assert_kept(result: Result, folder: Path, key_id: str, *, because: str) -> None:
-    assert result.exit_code == 1
-    assert because in result.stderr
-    assert "--force" in result.stderr
-    assert key_id in key_ids(folder)
-
-
-class TestRetire:
-    def test_the_key_that_signs_is_kept(self, tmp_path: Path) -> None:
-        for key_id in rotate_ago(tmp_path, DAY):
-            result = run_keys(tmp_path, "retire", key_id)
-
-            assert_kept(result, tmp_path, key_id, because="It signs")
-
-    def test_the_key_that_signs_is_kept_while_its_successor_waits(self, tmp_path: Path) -> None:
-        signing = rotate_ago(tmp_path, DAY)
-        rotate(tmp_path, "ES256")
-
-        for key_id in signing:
-            result = run_keys(tmp_path, "retire", key_id)
-
-            assert_kept(result, tmp_path, key_id, because="Tokens that it signed live until")
-
-    def test_the_key_that_will_sign_is_kept(self, tmp_path: Path) -> None:
-        rotate_ago(tmp_path, DAY)
-
-        for key in rotate(tmp_path, "ES256"):
-            result = run_keys(tmp_path, "retire", key.id)
-
-            assert_kept(result, tmp_path, key.id, because="It signs")
-
-    @pytest.mark.parametrize(("index", "lifetime"), [(0, ACCESS_LIFETIME), (1, IDLE_LIFETIME)])
-    def test_a_key_is_kept_until_the_last_token_that_it_signed_has_expired(
-        self, tmp_path: Path, index: int, lifetime: timedelta
-    ) -> None:
-        for name, margin in (("early", -timedelta(minutes=1)), ("late", timedelta(minutes=1))):
-            folder = tmp_path / name
-            old = rotate_ago(folder, 30 * DAY)[index]
-            rotate_ago(folder, SIGNS_AFTER + lifetime + margin)
-
-            result = run_keys(folder, "retire", old)
-
-            assert (old in key_ids(folder)) == (name == "early")
-            assert result.exit_code == (1 if name == "early" else 0)
-
-    def test_what_is_retired_is_gone_and_the_rest_stays(self, tmp_path: Path) -> None:
-        old, old_secret = rotate_ago(tmp_path, 60 * DAY)
-        new, new_secret = rotate_ago(tmp_path, 30 * DAY)
-
-        results = [run_keys(tmp_path, "retire", key_id) for key_id in (old, old_secret)]
-
-        assert [result.exit_code for result in results] == [0, 0]
-        assert f"Retired {old}" in results[0].output
-        assert key_ids(tmp_path) == {new, new_secret}
-
-    def test_a_key_that_has_leaked_goes_at_once_with_force(self, tmp_path: Path) -> None:
-        access, refresh = rotate_ago(tmp_path, DAY)
-
-        result = run_keys(tmp_path, "retire", access, "--force")
-
-        assert result.exit_code == 0
-        assert key_ids(tmp_path) == {refresh}
-
-    def test_a_key_of_another_algorithm_needs_force(self, tmp_path: Path) -> None:
-        other, _ = rotate_ago(tmp_path, 60 * DAY, "ES256")
-        rotate_ago(tmp_path, 30 * DAY, "EdDSA")
-
-        refused = run_keys(tmp_path, "retire", other, JWT_ALGORITHM="EdDSA")
-        assert_kept(refused, tmp_path, other, because="may have signed")
-        forced = run_keys(tmp_path, "retire", other, "--force", JWT_ALGORITHM="EdDSA")
-
-        assert forced.exit_code == 0
-        assert other not in key_ids(tmp_path)
-
-    @pytest.mark.parametrize("key_id", ["unknown", "-begins-with-a-dash", "--with-two"])
-    def test_an_id_that_no_key_has_is_refused_with_where_to_find_them(self, tmp_path: Path, key_id: str) -> None:
-        before = rotate_ago(tmp_path, DAY)
-
-        result = run_keys(tmp_path, "retire", key_id, "--force")
-
-        assert result.exit_code == 1
-        assert f"There is no key {key_id} in {tmp_path}" in result.stderr
-        assert "keys list" in result.stderr
-        assert key_ids(tmp_path) == set(before)
-
-
-@dataclass
-class Recorded:
-    kind: str
-    outcome: str
-    origin: str | None
-    changes: str | None
-
-
-async def read_events(url: str) -> list[Recorded]:
-    async with connected(url) as database, database.session() as session:
-        events = await session.scalars(select(AuditEventModel).order_by(AuditEventModel.id))
-        return [Recorded(event.kind, event.outcome, event.origin, event.changes) for event in events]
-
-
-class TestTheAuditTrail:
-    async def test_a_rotation_leaves_an_event_with_the_ids(self, database_url: str, tmp_path: Path) -> None:
-        result = await asyncio.to_thread(run_keys, tmp_path, "rotate", DATABASE_URL=database_url)
-
-        [access], [refresh] = load_keys(tmp_path)
-        assert (result.exit_code, result.stderr) == (0, "")
-        assert await read_events(database_url) == [
-            Recorded("key_rotation", "success", "command line", f"{access.id} {refresh.id}")
-        ]
-
-    async def test_a_retirement_leaves_an_event_with_the_id(self, database_url: str, tmp_path: Path) -> None:
-        key_id, _ = rotate_ago(tmp_path, DAY)
-
-        result = await asyncio.to_thread(run_keys, tmp_path, "retire", key_id, "--force", DATABASE_URL=database_url)
-
-        assert (result.exit_code, result.stderr) == (0, "")
-        assert await read_events(database_url) == [Recorded("key_retirement", "success", "command line", key_id)]
-
-    async def test_a_retirement_that_is_refused_leaves_none(self, database_url: str, tmp_path: Path) -> None:
-        key_id, _ = rotate_ago(tmp_path, DAY)
-
-        result = await asyncio.to_thread(run_keys, tmp_path, "retire", key_id, DATABASE_URL=database_url)
-
-        assert result.exit_code == 1
-        assert await read_events(database_url) == []
-
-    @pytest.mark.parametrize(
-        "url",
-        [
-            "sqlite:///{here}/users.db",
-            "sqlite://",
-            "postgresql://nobody:canary@127.0.0.1:1/nothing",
-            "postgresql://nobody:canary@127.0.0.1:port/nothing",
-            "postgresql://nobody@127.0.0.1:1/nothing?canary=canary",
-        ],
-    )
-    def test_keys_need_no_database_but_it_is_told_that_the_trail_lacks_them(self, tmp_path: Path, url: str) -> None:
-        url = url.format(here=tmp_path)
-        rotated = run_keys(tmp_path / "keys", "rotate", DATABASE_URL=url)
-        [key_id, _] = key_ids(tmp_path / "keys")
-        retired = run_keys(tmp_path / "keys", "retire", key_id, "--force", DATABASE_URL=url)
-
-        for result in (rotated, retired):
-            assert result.exit_code == 0
-            assert result.stderr.startswith("This is not in the audit trail: ")
-            assert len(result.stderr.splitlines()) == 1
-            assert "canary" not in result.stderr
-        assert [path.name for path in tmp_path.iterdir()] == ["keys"]
-
-    async def test_a_database_without_tables_is_left_so(self, empty_url: str, tmp_path: Path) -> None:
-        async with connected(empty_url) as database:
-            await database.connect()
-
-        result = await asyncio.to_thread(run_keys, tmp_path / "keys", "rotate", DATABASE_URL=empty_url)
-
-        assert result.exit_code == 0
-        assert result.stderr.startswith("This is not in the audit trail: ")
-        async with connected(empty_url) as database, database.session() as session:
-            assert await find_revision(session) is None
-
-
-def test_who_retires_the_last_key_is_told_that_running_workers_keep_it(tmp_path: Path) -> None:
-    access, _ = rotate_ago(tmp_path, DAY)
-
-    result = run_keys(tmp_path, "retire", access, "--force")
-
-    assert "running workers keep it until there is another to sign with" in result.stdout
-    assert "python -m src keys rotate" in result.stdout
-
-
-def test_after_a_leak_the_new_key_signs_at_once(tmp_path: Path) -> None:
-    leaked = rotate_ago(tmp_path, DAY)
-
-    run_keys(tmp_path, "rotate")
-    for key_id in leaked:
-        run_keys(tmp_path, "retire", key_id, "--force")
-
-    lines = run_keys(tmp_path, "list").output.splitlines()
-    assert ["signs now" in line for line in lines] == [True, True]

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.core.limits import BlockedKeys, Rate
-from src.core.origin import RequestOrigin
 
 KEY = UUID(int=1)
 
@@ -56,17 +55,3 @@ def test_as_many_keys_are_remembered_as_there_is_room_for() -> None:
         blocked.add(key, 60)
 
     assert [blocked.seconds_left(key) > 0 for key in keys] == [False, True, True]
-
-
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
-        (None, "unknown"),
-    ],
-)
-def test_an_origin_is_an_ipv4_address_or_an_ipv6_network(address: str | None, network: str) -> None:
-    assert RequestOrigin(address).network == network

@@ -143,7 +143,7 @@ class TestCorsAllowedOrigins:
         make_settings(app_env="development", cors_allowed_origins="*")
 
         with pytest.raises(ValidationError, match=r"CORS_ALLOWED_ORIGINS=\*"):
-            make_settings(app_env="production", cors_allowed_origins="https://app.example.com, *")
+            make_production_settings(cors_allowed_origins="https://app.example.com, *")
 
     def test_any_origin_and_the_refresh_cookie_are_refused_together(self) -> None:
         with pytest.raises(ValidationError, match="AUTH_REFRESH_COOKIE"):

@@ -222,6 +222,12 @@ async def dump(database: AsyncDatabaseManager) -> str:
     return repr(await read_tables(database))
 
 
+async def list_events(database: AsyncDatabaseManager) -> Sequence[AuditEventModel]:
+    """The newest first."""
+    async with database.session() as session:
+        return (await session.scalars(select(AuditEventModel).order_by(AuditEventModel.id.desc()))).all()
+
+
 async def dump_events(database: AsyncDatabaseManager) -> str:
     return repr(await read_tables(database, lambda table: table is AuditEventModel.__table__))
 

@@ -119,8 +119,6 @@ StartMailingService = Callable[..., Awaitable[MailingService]]
 # --- applications ---
 
 _read_dependency = fastapi.dependencies.utils.get_dependant
-
-
 _dependencies: dict[object, Dependant] = {}
 
 
@@ -176,6 +174,13 @@ async def connect(app: FastAPI, **options: Any) -> AsyncGenerator[AsyncClient, N
     transport = ASGITransport(app=app, raise_app_exceptions=False, **options)
     async with AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
+
+
+@asynccontextmanager
+async def reached_from(service: Service, address: str) -> AsyncGenerator[Service, None]:
+    """The same service, as somebody at another address reaches it."""
+    async with connect(service.app, client=(address, 50_000)) as client:
+        yield Service(service.app, client, service.database)
 
 
 @asynccontextmanager

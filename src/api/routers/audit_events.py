@@ -8,7 +8,7 @@ from src.api.dependencies import AuditReader, CurrentUser, UnitOfWorkDep
 from src.api.errors import TOKEN_ERRORS, document
 from src.api.schemas.events import AuditEvent, AuditEventPage, AuditEventQuery, EventQuery, OwnEvent, OwnEventPage
 from src.api.schemas.fields import write_cursor
-from src.core.exceptions import ForbiddenException, InsufficientScopeError, ValidationException
+from src.core.exceptions import InsufficientScopeError, ValidationException
 from src.db.models import AuditEventModel
 from src.db.repositories import EventFilter
 
@@ -17,7 +17,7 @@ router = APIRouter(tags=["Audit"])
 
 @router.get(
     "/api/audit-events",
-    responses=document(*TOKEN_ERRORS, ForbiddenException, InsufficientScopeError, ValidationException),
+    responses=document(*TOKEN_ERRORS, InsufficientScopeError, ValidationException),
 )
 async def list_audit_events(
     query: Annotated[AuditEventQuery, Query()], uow: UnitOfWorkDep, _caller: AuditReader
@@ -30,7 +30,7 @@ async def list_audit_events(
     return AuditEventPage(items=items, next_cursor=write_cursor(items[-1].id) if len(events) > query.limit else None)
 
 
-@router.get("/auth/events", responses=document(*TOKEN_ERRORS, ForbiddenException, ValidationException))
+@router.get("/auth/events", responses=document(*TOKEN_ERRORS, ValidationException))
 async def list_own_events(
     query: Annotated[EventQuery, Query()], uow: UnitOfWorkDep, caller: CurrentUser
 ) -> OwnEventPage:

@@ -15,7 +15,7 @@ from src.api.schemas.accounts import (
     PasswordResetRequest,
     TokenRequest,
 )
-from src.core.exceptions import InvalidTokenError, WrongPasswordError
+from src.core.exceptions import InvalidTokenError, LastAdminError, WrongPasswordError
 from src.core.users import UserRecord
 from src.services import CredentialService
 
@@ -95,7 +95,7 @@ async def revert_email_change(body: TokenRequest, context: ContextDep) -> None:
     await CredentialService(context).revert_email_change(body.token.get_secret_value())
 
 
-@router.post("/delete-account", status_code=204, responses=_PASSWORD_ERRORS)
+@router.post("/delete-account", status_code=204, responses=_PASSWORD_ERRORS | document(LastAdminError))
 async def delete_account(body: DeleteAccountRequest, context: ContextDep, caller: CurrentUser) -> None:
     """Delete the account and everything about it, at once and for good. The address is free again."""
     await CredentialService(context).delete_account(caller, current_password=body.current_password.get_secret_value())

@@ -8,7 +8,7 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from src.api.dependencies import IN_STEPS, ContextDep, CurrentUser, OptionalUser, UnitOfWorkDep
 from src.api.errors import BODY_ERRORS, LIMITED_BODY_ERRORS, TOKEN_ERRORS, document
-from src.api.refresh_cookie import DOCUMENTATION, RefreshCookieDep
+from src.api.refresh_cookie import COOKIE_PARAMETER, RefreshCookieDep
 from src.api.schemas.sessions import (
     LogInRequest,
     RefreshRequest,
@@ -99,7 +99,7 @@ async def issue_token(
 
 @router.post(
     "/refresh",
-    openapi_extra=DOCUMENTATION,
+    openapi_extra=COOKIE_PARAMETER,
     responses=document(*BODY_ERRORS, InvalidRefreshTokenError, ForeignOriginError),
 )
 async def refresh(context: ContextDep, cookie: RefreshCookieDep, body: RefreshRequest | None = None) -> TokenResponse:
@@ -117,7 +117,7 @@ async def refresh(context: ContextDep, cookie: RefreshCookieDep, body: RefreshRe
 @router.post(
     "/logout",
     status_code=204,
-    openapi_extra=DOCUMENTATION,
+    openapi_extra=COOKIE_PARAMETER,
     responses=document(*BODY_ERRORS, *TOKEN_ERRORS, InvalidRefreshTokenError, ForeignOriginError),
 )
 async def log_out(

@@ -31,7 +31,6 @@ from src.core.callers import AuthenticatedUser, HttpCaller, Scope, may
 from src.core.exceptions import (
     EmailNotConfiguredError,
     FieldsForbiddenError,
-    ForbiddenException,
     InsufficientScopeError,
     InvalidAccessTokenError,
     LastAdminError,
@@ -49,7 +48,7 @@ from src.services import UserService
 
 router = APIRouter(prefix="/api/users", tags=["Users"])
 
-_PERMISSION_ERRORS = (*TOKEN_ERRORS, ForbiddenException, InsufficientScopeError, ValidationException)
+_PERMISSION_ERRORS = (*TOKEN_ERRORS, InsufficientScopeError, ValidationException)
 
 
 @router.get("", responses=document(*_PERMISSION_ERRORS))

@@ -11,18 +11,7 @@ from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import (
-    ColumnElement,
-    Double,
-    Executable,
-    Table,
-    bindparam,
-    case,
-    delete,
-    literal_column,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Double, Executable, Table, bindparam, case, delete, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 

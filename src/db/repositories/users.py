@@ -238,7 +238,7 @@ class UserRepository(BaseRepository[UserModel]):
             return await self._count_changed(statement) == 1
 
     async def delete_pending(self, *emails: str) -> None:
-        """Delete the sign-ups of an address that still wait, with their tokens."""
+        """Delete the sign-ups and invitations of these addresses that still wait, with their tokens."""
         await self._count_changed(
             delete(UserModel).where(UserModel.email.in_(emails), UserModel.activated_at.is_(None))
         )

@@ -6,10 +6,10 @@ import pytest
 from sqlalchemy import delete, update
 
 from src.db.base import utc_now
-from src.db.models import UserModel
+from src.db.models import SessionModel, UserModel
 from src.services.purge import purge
 from tests.support.databases import execute
-from tests.support.factories import age_users
+from tests.support.factories import DAY, age_users
 from tests.support.outbox import OutboxHarness, claim, interrupted, make_dispatcher
 from tests.support.service import make_settings
 from tests.support.steps import (
@@ -121,7 +121,8 @@ async def test_a_link_outlives_the_session_that_asked_for_it(outbox: OutboxHarne
     who = await log_in(outbox.links)
     await request_move(outbox.service, who)
     await log_out(outbox.service, who)
-    await purge(outbox.database, make_settings())
+    await execute(outbox.database, update(SessionModel).values(last_used_at=utc_now() - 15 * DAY))
+    assert (await purge(outbox.database, make_settings())).sessions == 1
 
     await outbox.dispatch()
 
