@@ -16,7 +16,7 @@ from src.db.base import utc_now
 from src.db.models import EventKind
 from src.db.unit_of_work import UnitOfWork
 
-RECENT = timedelta(days=14)  # for so long after its last use, a session tells that its origin is its user's
+ORIGIN_KNOWN_FOR = timedelta(days=14)  # for so long after its last use, a session tells that its origin is its user's
 
 
 class RateLimiter:
@@ -112,7 +112,7 @@ class RateLimiter:
 
     async def _is_known_to(self, email: str) -> bool:
         """Whether the owner of the address had a session here lately."""
-        addresses = await self._uow.sessions.list_recent_addresses(email, since=utc_now() - RECENT)
+        addresses = await self._uow.sessions.list_recent_addresses(email, since=utc_now() - ORIGIN_KNOWN_FOR)
         return any(RequestOrigin(address).network == self._origin for address in addresses)
 
     @property

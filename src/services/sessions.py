@@ -41,7 +41,8 @@ class SessionService(Service):
             passwords.require_room(HashKind.LOG_IN)
             places = await self.context.limits.take_guess(email)
             owner = await self.uow.users.find_owner(email)
-            event.user_id, event.address = (owner.id, None) if owner else (None, email)
+            if owner:
+                event.user_id, event.address = owner.id, None
             stored = owner.hashed_password if owner else None
             is_right = await passwords.verify(password, stored, kind=HashKind.LOG_IN)
             if owner is None or not owner.is_active or not is_right:
