@@ -3,7 +3,7 @@
 docs/decisions/0008 tells why the database counts, and behind which methods another store could.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import NoReturn
 from uuid import UUID
@@ -68,7 +68,7 @@ class RateLimiter:
         if refused == [anywhere] and await self._is_known_to(email):
             return [here]
         if refused:
-            await self._refuse(refused, of=places, block=here)
+            await self._refuse(refused, of=places, blocks={anywhere: here})
         return [here, anywhere]
 
     async def take_client_guess(self, client_id: str) -> Sequence[Place]:
@@ -100,13 +100,15 @@ class RateLimiter:
         taken = await self._uow.limits.take(places)
         return [place for place in places if place.key not in taken]
 
-    async def _refuse(self, refused: Sequence[Place], *, of: Sequence[Place], block: Place | None = None) -> NoReturn:
-        """`block` is what is refused from memory from now on, if not the place that is awaited longest."""
+    async def _refuse(
+        self, refused: Sequence[Place], *, of: Sequence[Place], blocks: Mapping[Place, Place] | None = None
+    ) -> NoReturn:
+        """The place that is awaited longest is refused from memory from now on; `blocks` names another in its place."""
         await self.give_back([place for place in of if place not in refused])
         waits = await self._uow.limits.find_waits(refused)
         longest = max(refused, key=lambda place: waits.get(place.key, 0.0))
         wait = waits.get(longest.key, 0.0)  # the purge may just have forgotten it
-        self._blocked.add((block or longest).key, wait)
+        self._blocked.add((blocks or {}).get(longest, longest).key, wait)
         is_first = await self._uow.limits.report(longest.key)
         raise TooManyRequestsException.after(wait, longest.rate, is_first=is_first)
 

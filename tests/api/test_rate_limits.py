@@ -244,6 +244,18 @@ async def test_whoever_goes_on_costs_neither_a_statement_nor_a_row(
     assert await count_keys(database) == keys == 3
 
 
+async def test_whoever_goes_on_with_other_addresses_costs_no_more(
+    start_service: StartService, database: AsyncDatabaseManager
+) -> None:
+    service = await start_service(rate_limit_requests_per_origin=Rate.parse("2/1h"))
+    for number in range(3):
+        await guess(service, f"{number}@example.com")
+    keys = await count_keys(database)
+
+    assert not await count_statements(service.database, guess(service, "another@example.com"))
+    assert await count_keys(database) == keys
+
+
 async def test_the_trail_tells_once_in_a_period_that_a_key_was_refused(
     start_service: StartService, database: AsyncDatabaseManager
 ) -> None:
