@@ -112,6 +112,22 @@ async def test_of_many_guesses_at_once_ten_are_tried(start_service: StartService
     assert (statuses.count(401), statuses.count(429)) == (10, 30)
 
 
+async def test_a_site_cannot_make_its_visitors_guess(start_service: StartService) -> None:
+    app = "https://app.example"
+    service = await start_service(cors_allowed_origins=app)
+    await create_account(service)
+
+    async def post_form(origin: str, password: str) -> Response:
+        form = {"grant_type": "password", "username": "ana@example.com", "password": password}
+        headers = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
+        return await service.client.post("/auth/token", data=form, headers=headers)
+
+    responses = [await post_form("https://evil.example", "a-wrong-password") for _ in range(11)]
+
+    assert [refusal(each) for each in responses] == [(403, "FOREIGN_ORIGIN", [])] * 11
+    assert (await post_form(app, PASSWORD)).status_code == 200
+
+
 async def test_the_right_password_is_refused_too_where_so_many_were_wrong(service: Service) -> None:
     await create_account(service)
     await guess_often(service)

@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Form
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
-from src.api.dependencies import ContextDep, CurrentUser, OptionalUser, UnitOfWorkDep
+from src.api.dependencies import ContextDep, CurrentUser, OptionalUser, UnitOfWorkDep, refuse_other_sites
 from src.api.errors import BODY_ERRORS, TOKEN_ERRORS, document
 from src.api.refresh_cookie import DOCUMENTATION, RefreshCookieDep
 from src.api.schemas.sessions import (
@@ -60,6 +60,7 @@ async def log_in(body: LogInRequest, context: ContextDep, cookie: RefreshCookieD
 
 @router.post(
     "/token",
+    dependencies=[Depends(refuse_other_sites)],
     # HTTP Basic is one of three ways: the framework would document it as the only one.
     openapi_extra={"security": [{}]},
     responses=document(
@@ -69,6 +70,7 @@ async def log_in(body: LogInRequest, context: ContextDep, cookie: RefreshCookieD
         InvalidCredentialsError,
         InvalidClientError,
         InvalidScopeError,
+        ForeignOriginError,
     ),
 )
 async def issue_token(
