@@ -20,6 +20,7 @@ from src.core.exceptions import (
     InvalidAccessTokenError,
     PayloadTooLargeException,
     ServiceUnavailableException,
+    TooManyRequestsException,
     UnauthorizedException,
     UnsupportedMediaTypeException,
     ValidationException,
@@ -75,6 +76,10 @@ BODY_ERRORS: tuple[type[AppException], ...] = (
     ValidationException,
     BadRequestException,
 )
+
+
+# What a route can answer, besides, where somebody is refused who asks or guesses too often.
+LIMITED_ERRORS: tuple[type[AppException], ...] = (*BODY_ERRORS, TooManyRequestsException)
 
 
 # What any route that takes an access token can answer. (A missing and a bad one share the status.)

@@ -87,6 +87,14 @@ def test_every_error_is_documented_as_the_envelope_with_an_example(operations: d
                 assert example["value"]["code"] == code
 
 
+def test_whatever_is_limited_documents_it(operations: dict[str, dict[str, Any]]) -> None:
+    limited = {name for name, operation in operations.items() if "429" in operation["responses"]}
+
+    without = {"post /auth/refresh", "post /auth/logout"}
+    posts = {name for name in OPERATIONS if name.startswith("post ")}
+    assert limited == posts - without
+
+
 def test_pages_are_not_part_of_the_api(operations: dict[str, dict[str, Any]]) -> None:
     assert set(operations) == set(OPERATIONS)
 

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from src.api.dependencies import ContextDep
-from src.api.errors import BODY_ERRORS, document
+from src.api.errors import LIMITED_ERRORS, document
 from src.api.schemas.accounts import (
     Accepted,
     AcceptInvitationRequest,
@@ -19,7 +19,7 @@ from src.services import AccountService
 router = APIRouter(prefix="/auth", tags=["Accounts"])
 
 
-@router.post("/signup", status_code=201, responses=document(*BODY_ERRORS, SignUpClosedError, UserEmailTakenError))
+@router.post("/signup", status_code=201, responses=document(*LIMITED_ERRORS, SignUpClosedError, UserEmailTakenError))
 async def sign_up(body: SignUpRequest, context: ContextDep) -> SignUpResponse:
     """Begin an account. It becomes usable when the link that proves the address has been followed.
 
@@ -38,7 +38,7 @@ async def sign_up(body: SignUpRequest, context: ContextDep) -> SignUpResponse:
     )
 
 
-@router.post("/activate", responses=document(*BODY_ERRORS, InvalidTokenError, PasswordNeededError))
+@router.post("/activate", responses=document(*LIMITED_ERRORS, InvalidTokenError, PasswordNeededError))
 async def activate(body: ActivationRequest, context: ContextDep) -> ActivationResponse:
     """Confirm the address with the token of the link. It logs nobody in.
 
@@ -53,7 +53,7 @@ async def activate(body: ActivationRequest, context: ContextDep) -> ActivationRe
     return ActivationResponse(user_id=user_id, is_active=True)
 
 
-@router.post("/invitation/accept", responses=document(*BODY_ERRORS, InvalidTokenError))
+@router.post("/invitation/accept", responses=document(*LIMITED_ERRORS, InvalidTokenError))
 async def accept_invitation(body: AcceptInvitationRequest, context: ContextDep) -> ActivationResponse:
     """Choose a password with the token of the invitation, and have an active account. It logs nobody in."""
     user_id = await AccountService(context).accept_invitation(
@@ -62,7 +62,7 @@ async def accept_invitation(body: AcceptInvitationRequest, context: ContextDep) 
     return ActivationResponse(user_id=user_id, is_active=True)
 
 
-@router.post("/activation/resend", status_code=202, responses=document(*BODY_ERRORS))
+@router.post("/activation/resend", status_code=202, responses=document(*LIMITED_ERRORS))
 async def resend_activation(body: EmailRequest, context: ContextDep) -> Accepted:
     """Email the activation link again. The answer is the same for every address."""
     await AccountService(context).resend_activation(body.email)

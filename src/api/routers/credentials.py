@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from src.api.dependencies import ContextDep, CurrentUser
-from src.api.errors import BODY_ERRORS, TOKEN_ERRORS, document
+from src.api.errors import LIMITED_ERRORS, TOKEN_ERRORS, document
 from src.api.etags import etag_of
 from src.api.schemas.accounts import (
     DeleteAccountRequest,
@@ -21,7 +21,7 @@ from src.services import CredentialService
 
 router = APIRouter(prefix="/auth", tags=["My account"])
 
-_PASSWORD_ERRORS = document(*BODY_ERRORS, *TOKEN_ERRORS, WrongPasswordError)
+_PASSWORD_ERRORS = document(*LIMITED_ERRORS, *TOKEN_ERRORS, WrongPasswordError)
 
 
 @router.get("/me", responses=document(*TOKEN_ERRORS))
@@ -41,7 +41,7 @@ async def change_password(body: PasswordChangeRequest, context: ContextDep, call
     )
 
 
-@router.post("/password-reset/request", status_code=202, responses=document(*BODY_ERRORS))
+@router.post("/password-reset/request", status_code=202, responses=document(*LIMITED_ERRORS))
 async def request_password_reset(body: EmailRequest, context: ContextDep) -> PasswordResetAccepted:
     """Email a link that sets a new password. The answer is the same for every address."""
     return PasswordResetAccepted(
@@ -53,7 +53,7 @@ async def request_password_reset(body: EmailRequest, context: ContextDep) -> Pas
 @router.post(
     "/password-reset/confirm",
     status_code=204,
-    responses=document(*BODY_ERRORS, InvalidTokenError),
+    responses=document(*LIMITED_ERRORS, InvalidTokenError),
 )
 async def reset_password(body: PasswordResetRequest, context: ContextDep) -> None:
     """Set a new password with the token of the link. All sessions end; log in with the new password."""
@@ -76,7 +76,7 @@ async def request_email_change(
 @router.post(
     "/email-change/confirm",
     status_code=204,
-    responses=document(*BODY_ERRORS, InvalidTokenError),
+    responses=document(*LIMITED_ERRORS, InvalidTokenError),
 )
 async def confirm_email_change(body: TokenRequest, context: ContextDep) -> None:
     """Move the account to the new address with the token of the link. All sessions end but the one that asked."""
@@ -86,7 +86,7 @@ async def confirm_email_change(body: TokenRequest, context: ContextDep) -> None:
 @router.post(
     "/email-change/revert",
     status_code=204,
-    responses=document(*BODY_ERRORS, InvalidTokenError),
+    responses=document(*LIMITED_ERRORS, InvalidTokenError),
 )
 async def revert_email_change(body: TokenRequest, context: ContextDep) -> None:
     """Put the old address back, with the token of the link that was emailed to it. All sessions end."""

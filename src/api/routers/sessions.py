@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Form
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from src.api.dependencies import ContextDep, CurrentUser, OptionalUser, UnitOfWorkDep, refuse_other_sites
-from src.api.errors import BODY_ERRORS, TOKEN_ERRORS, document
+from src.api.errors import BODY_ERRORS, LIMITED_ERRORS, TOKEN_ERRORS, document
 from src.api.refresh_cookie import DOCUMENTATION, RefreshCookieDep
 from src.api.schemas.sessions import (
     LogInRequest,
@@ -27,6 +27,7 @@ from src.core.exceptions import (
     InvalidScopeError,
     PayloadTooLargeException,
     SessionNotFoundError,
+    TooManyRequestsException,
     UnauthorizedException,
     ValidationException,
 )
@@ -46,7 +47,7 @@ _client_credentials = _ClientCredentials(
 )
 
 
-@router.post("/login", responses=document(*BODY_ERRORS, InvalidCredentialsError, ForeignOriginError))
+@router.post("/login", responses=document(*LIMITED_ERRORS, InvalidCredentialsError, ForeignOriginError))
 async def log_in(body: LogInRequest, context: ContextDep, cookie: RefreshCookieDep) -> TokenResponse:
     """Start a session with an e-mail address and a password.
 
@@ -71,6 +72,7 @@ async def log_in(body: LogInRequest, context: ContextDep, cookie: RefreshCookieD
         InvalidClientError,
         InvalidScopeError,
         ForeignOriginError,
+        TooManyRequestsException,
     ),
 )
 async def issue_token(

@@ -13,7 +13,7 @@ from src.api.dependencies import (
     UsersReader,
     runtime_of,
 )
-from src.api.errors import BODY_ERRORS, TOKEN_ERRORS, document
+from src.api.errors import BODY_ERRORS, LIMITED_ERRORS, TOKEN_ERRORS, document
 from src.api.etags import IfMatch, etag_of, public_etag_of
 from src.api.schemas.accounts import Accepted
 from src.api.schemas.fields import write_cursor
@@ -36,6 +36,7 @@ from src.core.exceptions import (
     InvalidAccessTokenError,
     LastAdminError,
     PreconditionFailedException,
+    TooManyRequestsException,
     UserDisabledError,
     UserEmailTakenError,
     UserNotFoundError,
@@ -69,7 +70,7 @@ async def list_users(
     return CountedUserPage(items=items, next_cursor=next_cursor, count=await uow.users.count_records(filters))
 
 
-@router.post("", status_code=201, responses=document(*BODY_ERRORS, *_PERMISSION_ERRORS, UserEmailTakenError))
+@router.post("", status_code=201, responses=document(*LIMITED_ERRORS, *_PERMISSION_ERRORS, UserEmailTakenError))
 async def invite_user(body: InviteRequest, context: ContextDep, caller: UncheckedUsersWriter) -> InvitationResponse:
     """Invite somebody: they choose a password by the link that is emailed to them, and are active then. For
     administrators, and services with `users:write`, which cannot invite administrators.
@@ -142,7 +143,12 @@ async def delete_user(user_id: UUID, context: ContextDep, caller: UncheckedUsers
     "/{user_id}/password-reset",
     status_code=202,
     responses=document(
-        *_PERMISSION_ERRORS, UserNotFoundError, UserPendingError, UserDisabledError, EmailNotConfiguredError
+        *_PERMISSION_ERRORS,
+        UserNotFoundError,
+        UserPendingError,
+        UserDisabledError,
+        EmailNotConfiguredError,
+        TooManyRequestsException,
     ),
 )
 async def send_password_reset(user_id: UUID, context: ContextDep, caller: UncheckedUsersWriter) -> Accepted:
