@@ -3,12 +3,13 @@
 docs/decisions/0008 tells why the database counts, and behind which methods another store could.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import NoReturn
 from uuid import UUID
 
-from src.core.exceptions import TooManyRequestsException
+from src.core.exceptions import AppException, TooManyRequestsException
 from src.core.limits import BlockedKeys, Place, Rate
 from src.core.origin import RequestOrigin
 from src.core.settings import Settings
@@ -43,14 +44,16 @@ class RateLimiter:
         """For a request of somebody who is not known."""
         await self._take(self._request)
 
-    async def take_email(self, kind: EventKind, to: str, *, is_anonymous: bool = True) -> None:
-        """For an email to an address or user, whether or not there is one; each kind is counted on its own."""
+    async def take_email(self, kind: EventKind, to: str, *, is_anonymous: bool = True) -> Sequence[Place]:
+        """For an email to an address or user, whether or not there is one; each kind is counted on its own. The places
+        are for `given_back_on`, if it is not queued."""
         settings = self._settings
-        await self._take(
-            *([self._request] if is_anonymous else []),
+        places = [
             self._place(settings.rate_limit_emails_per_address_and_origin, kind, to, self._origin),
             self._place(settings.rate_limit_emails_per_address, kind, to),
-        )
+        ]
+        await self._take(*([self._request] if is_anonymous else []), *places)
+        return places
 
     async def take_guess(self, email: str, *, is_anonymous: bool = True) -> Sequence[Place]:
         """For a guess at the password of an address, whether or not it has an account. The places are for `give_back`,
@@ -81,6 +84,16 @@ class RateLimiter:
         """After what succeeded, in its transaction."""
         if places and self._settings.rate_limit_enabled:
             await self._uow.limits.give_back(places)
+            self._blocked.remove(place.key for place in places)  # who was refused meanwhile has a place again
+
+    @asynccontextmanager
+    async def given_back_on(self, refusal: type[AppException], places: Sequence[Place]) -> AsyncGenerator[None, None]:
+        """For what may be refused before it has done what the places are for. No transaction may be open."""
+        try:
+            yield
+        except refusal:
+            await self.give_back(places)
+            raise
 
     async def _take(self, *places: Place) -> None:
         self._refuse_blocked(*places)

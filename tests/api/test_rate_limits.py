@@ -11,11 +11,14 @@ from httpx import Response
 from sqlalchemy import func, select, update
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from src.core.exceptions import ServiceUnavailableException
+from src.core.hash_pool import HashPool
 from src.core.limits import Rate
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import EventKind, SessionModel, rate_limits
 from tests.support.databases import count_statements, count_users, execute, read_tables
+from tests.support.hashing import count_hashes, hold, start_waiting
 from tests.support.service import Service, StartMailingService, StartService, connect
 from tests.support.steps import (
     PASSWORD,
@@ -39,6 +42,13 @@ Refusal = tuple[int, str, list[str]]
 TOO_MANY: Refusal = (429, "TOO_MANY_REQUESTS", [])
 WRONG: Refusal = (401, "INVALID_CREDENTIALS", [])
 ELSEWHERE = "203.0.113.7"
+
+
+class BusyPool(HashPool):
+    """One in which every job loses its place, or whose callers have gone by the time of their turn."""
+
+    async def run(self, *_args: Any, **_options: Any) -> Any:
+        raise ServiceUnavailableException
 
 
 @asynccontextmanager
@@ -151,6 +161,36 @@ async def test_log_ins_that_succeed_are_not_counted(service: Service) -> None:
     responses = [await post_log_in(service) for _ in range(25)]
 
     assert {each.status_code for each in responses} == {200}
+
+
+async def test_many_right_passwords_at_once_block_nobody_afterwards(service: Service) -> None:
+    await create_account(service)
+    pool, gate = count_hashes(service, threads=1), asyncio.get_running_loop().create_future()
+    holding = await hold(pool, gate, jobs=1)
+    log_ins = [await start_waiting(pool, post_log_in(service)) for _ in range(10)]
+    assert refusal(await post_log_in(service)) == TOO_MANY
+
+    gate.set_result(None)
+    await asyncio.gather(*holding, *log_ins)
+
+    assert {each.result().status_code for each in log_ins} == {200}
+    assert (await post_log_in(service)).status_code == 200
+
+
+@pytest.mark.parametrize("is_logged_in", [False, True])
+async def test_an_attempt_that_was_not_tried_is_not_counted(service: Service, *, is_logged_in: bool) -> None:
+    await create_account(service)
+    who = await log_in(service)
+
+    async def attempt() -> Response:
+        return await (change_password(service, who) if is_logged_in else post_log_in(service))
+
+    service.hash_pool = BusyPool(threads=1, queue_size=2)
+    busy = [await attempt() for _ in range(11)]
+    service.hash_pool = HashPool(threads=1, queue_size=2)
+
+    assert {each.status_code for each in busy} == {503}
+    assert (await attempt()).is_success
 
 
 async def test_an_ipv6_network_is_one_origin(service: Service) -> None:
@@ -405,6 +445,33 @@ async def test_a_sign_up_above_the_limit_leaves_no_row(
 
     assert await count_users(database) == 2
     assert len(service.mailbox.messages) == 2
+
+
+async def test_sign_ups_that_send_no_email_take_nothing_from_an_address(
+    start_mailing_service: StartMailingService,
+) -> None:
+    service = await start_mailing_service(rate_limit_emails_per_address=Rate.parse("2/1h"))
+
+    weak = [await post_sign_up(service, password="short") for _ in range(3)]
+    service.hash_pool, pool = BusyPool(threads=1, queue_size=2), service.hash_pool
+    busy = [await post_sign_up(service) for _ in range(3)]
+    service.hash_pool = pool
+
+    assert [each.status_code for each in weak + busy] == [422] * 3 + [503] * 3
+    assert (await post_sign_up(service)).status_code == 201
+
+
+async def test_moves_that_send_no_email_take_nothing_from_an_address(
+    start_mailing_service: StartMailingService,
+) -> None:
+    service = await start_mailing_service(rate_limit_emails_per_address=Rate.parse("2/1h"))
+    await create_account(service)
+    who = await log_in(service)
+
+    wrong = [await request_move(service, who, current="a-wrong-password") for _ in range(3)]
+
+    assert [each.status_code for each in wrong] == [403] * 3
+    assert (await request_move(service, who)).status_code == 202
 
 
 async def test_moving_accounts_to_an_address_is_limited(start_mailing_service: StartMailingService) -> None:
