@@ -60,11 +60,12 @@ class RateLimiter:
         if the guess is right.
 
         When all origins together guess too often, the owner still gets in from where they have a session: otherwise
-        anybody could lock them out.
+        anybody could lock them out. And who is logged in already does not wait for what strangers guess.
         """
         settings, request = self._settings, [self._request] if is_anonymous else []
         here = self._place(settings.rate_limit_failures_per_account_and_origin, "password", email, self._origin)
-        anywhere = self._place(settings.rate_limit_failures_per_account, "password", email)
+        whose = "password" if is_anonymous else "current password"
+        anywhere = self._place(settings.rate_limit_failures_per_account, whose, email)
         self._refuse_blocked(here, *request)
         places = [here, anywhere, *request]
         refused = await self._attempt(*places)

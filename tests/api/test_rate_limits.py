@@ -276,6 +276,18 @@ async def test_a_session_of_long_ago_tells_nothing_of_an_origin(
     assert refusal(await post_log_in(service)) == TOO_MANY
 
 
+async def test_who_is_logged_in_does_not_wait_for_what_strangers_guess(start_service: StartService) -> None:
+    service = await start_service(**FEW)
+    await create_account(service)
+    who = await log_in(service)
+    await guess_from_everywhere(service, 30)
+
+    async with at(service, ELSEWHERE) as on_the_way:  # the session began at another origin
+        response = await change_password(on_the_way, who)
+
+    assert response.status_code == 204
+
+
 @pytest.mark.slow
 async def test_a_thousand_origins_lock_nobody_out(service: Service, database: AsyncDatabaseManager) -> None:
     await create_account(service)
