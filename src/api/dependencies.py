@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from src.core.callers import AuthenticatedClient, AuthenticatedUser, HttpCaller, Scope, may, require
 from src.core.exceptions import (
     ForbiddenException,
+    ForeignOriginError,
     InvalidAccessTokenError,
     TooManyRequestsException,
     UnauthorizedException,
@@ -115,6 +116,14 @@ def origin_of(request: Request) -> RequestOrigin:
         address = None
     user_agent = "".join(filter(str.isprintable, request.headers.get("user-agent", "")))
     return RequestOrigin(address, user_agent[:255] or None)
+
+
+async def refuse_other_sites(request: Request, runtime: RuntimeDep) -> None:
+    """For forms, which browsers post to other sites without a preflight. Any site could make its visitors guess wrong
+    passwords of an address, and so lock its owner out, if they are one of them. Raises `ForeignOriginError`."""
+    is_elsewhere = request.headers.get("sec-fetch-site") == "cross-site"
+    if is_elsewhere and {request.headers.get("origin"), "*"}.isdisjoint(runtime.settings.cors_allowed_origins):
+        raise ForeignOriginError("This comes from a page of another site that is not in CORS_ALLOWED_ORIGINS.")
 
 
 _SCOPES = {

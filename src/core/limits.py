@@ -3,6 +3,7 @@
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 from uuid import UUID
@@ -56,6 +57,10 @@ class BlockedKeys:
         self._until.move_to_end(key)
         if len(self._until) > self._size:
             self._until.popitem(last=False)
+
+    def remove(self, keys: Iterable[UUID]) -> None:
+        for key in keys:
+            self._until.pop(key, None)
 
     def seconds_left(self, key: UUID) -> float:
         """0 for a key that is not blocked (any more)."""

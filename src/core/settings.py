@@ -229,6 +229,9 @@ class Settings(BaseSettings):
             raise ValueError("AUTH_AUTO_ACTIVATE lets people claim addresses unproven: unset it in production")
         if self.is_production and not _is_public(self.server_public_url):
             raise ValueError("SERVER_PUBLIC_URL is no https:// address that people can reach: set it in production")
+        for name, value in self:
+            if self.is_production and name.endswith("_url_template") and value.lower().startswith("http://"):
+                raise ValueError(f"{name.upper()} is http://, so links travel in clear: make it https:// in production")
         if self.is_production and self.auth_bcrypt_rounds < LEAST_BCRYPT_ROUNDS:
             least = f"use {LEAST_BCRYPT_ROUNDS} at least in production"
             raise ValueError(f"AUTH_BCRYPT_ROUNDS is so low that stolen hashes are cheap to guess: {least}")

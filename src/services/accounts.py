@@ -6,6 +6,7 @@ from uuid import UUID
 
 from src.core.callers import Operator
 from src.core.exceptions import (
+    AppException,
     InvalidTokenError,
     PasswordNeededError,
     SignUpClosedError,
@@ -54,9 +55,11 @@ class AccountService(Service):
             raise SignUpClosedError  # before the recording: it is the same for all, and names nobody
         async with self.context.recording(EventKind.SIGN_UP) as event:
             self.context.passwords.require_room(HashKind.SIGN_UP)
-            await self.context.limits.take_email(EventKind.SIGN_UP, email)
-            await self._check_password(password, email=email)
-            hashed_password = await self.context.passwords.hash(password, kind=HashKind.SIGN_UP)
+            places = await self.context.limits.take_email(EventKind.SIGN_UP, email)
+            # Or anybody could keep an address from signing up without a single email that lets its owner in.
+            async with self.context.limits.given_back_on(AppException, places):
+                await self._check_password(password, email=email)
+                hashed_password = await self.context.passwords.hash(password, kind=HashKind.SIGN_UP)
             user = UserModel(email=email, hashed_password=hashed_password, name=name)
             await self.uow.begin()
             if self.settings.auth_auto_activate:

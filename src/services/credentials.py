@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from src.core.callers import AuthenticatedUser
 from src.core.exceptions import (
+    AppException,
     InvalidAccessTokenError,
     InvalidTokenError,
+    ServiceUnavailableException,
     UserDisabledError,
     UserEmailTakenError,
     UserNotFoundError,
@@ -115,8 +117,9 @@ class CredentialService(Service):
         async with self.context.recording(EventKind.EMAIL_CHANGE_REQUEST, by=caller, user_id=caller.user_id) as event:
             if new_email == caller.email:
                 raise ValidationException.for_field("new_email", "is your address already")
-            await self.context.limits.take_email(EventKind.EMAIL_CHANGE_REQUEST, new_email, is_anonymous=False)
-            verified = await self._verify(caller, current_password)
+            places = await self.context.limits.take_email(EventKind.EMAIL_CHANGE_REQUEST, new_email, is_anonymous=False)
+            async with self.context.limits.given_back_on(AppException, places):
+                verified = await self._verify(caller, current_password)
             await self.uow.begin()
             await self._reauthorize(caller, verified)
             url = None
@@ -184,7 +187,9 @@ class CredentialService(Service):
         self.context.passwords.require_room(HashKind.ACCOUNT_CHANGE)
         places = await self.context.limits.take_guess(caller.email, is_anonymous=False)
         stored = await self.uow.users.find_hashed_password(caller.user_id)
-        if not await self.context.passwords.verify(password, stored, kind=HashKind.ACCOUNT_CHANGE) or stored is None:
+        async with self.context.limits.given_back_on(ServiceUnavailableException, places):
+            is_right = await self.context.passwords.verify(password, stored, kind=HashKind.ACCOUNT_CHANGE)
+        if not is_right or stored is None:
             raise WrongPasswordError
         return _Verified(stored, places)
 

@@ -3,12 +3,13 @@
 docs/decisions/0008 tells why the database counts, and behind which methods another store could.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import NoReturn
 from uuid import UUID
 
-from src.core.exceptions import TooManyRequestsException
+from src.core.exceptions import AppException, TooManyRequestsException
 from src.core.limits import BlockedKeys, Place, Rate
 from src.core.origin import RequestOrigin
 from src.core.settings import Settings
@@ -43,32 +44,35 @@ class RateLimiter:
         """For a request of somebody who is not known."""
         await self._take(self._request)
 
-    async def take_email(self, kind: EventKind, to: str, *, is_anonymous: bool = True) -> None:
-        """For an email to an address or user, whether or not there is one; each kind is counted on its own."""
+    async def take_email(self, kind: EventKind, to: str, *, is_anonymous: bool = True) -> Sequence[Place]:
+        """For an email to an address or user, whether or not there is one; each kind is counted on its own. The places
+        are for `given_back_on`, if it is not queued."""
         settings = self._settings
-        await self._take(
-            *([self._request] if is_anonymous else []),
+        places = [
             self._place(settings.rate_limit_emails_per_address_and_origin, kind, to, self._origin),
             self._place(settings.rate_limit_emails_per_address, kind, to),
-        )
+        ]
+        await self._take(*([self._request] if is_anonymous else []), *places)
+        return places
 
     async def take_guess(self, email: str, *, is_anonymous: bool = True) -> Sequence[Place]:
         """For a guess at the password of an address, whether or not it has an account. The places are for `give_back`,
         if the guess is right.
 
         When all origins together guess too often, the owner still gets in from where they have a session: otherwise
-        anybody could lock them out.
+        anybody could lock them out. And who is logged in already does not wait for what strangers guess.
         """
         settings, request = self._settings, [self._request] if is_anonymous else []
         here = self._place(settings.rate_limit_failures_per_account_and_origin, "password", email, self._origin)
-        anywhere = self._place(settings.rate_limit_failures_per_account, "password", email)
+        whose = "password" if is_anonymous else "current password"
+        anywhere = self._place(settings.rate_limit_failures_per_account, whose, email)
         self._refuse_blocked(here, *request)
         places = [here, anywhere, *request]
         refused = await self._attempt(*places)
         if refused == [anywhere] and await self._is_known_to(email):
             return [here]
         if refused:
-            await self._refuse(refused, of=places, block=here)
+            await self._refuse(refused, of=places, blocks={anywhere: here})
         return [here, anywhere]
 
     async def take_client_guess(self, client_id: str) -> Sequence[Place]:
@@ -81,6 +85,16 @@ class RateLimiter:
         """After what succeeded, in its transaction."""
         if places and self._settings.rate_limit_enabled:
             await self._uow.limits.give_back(places)
+            self._blocked.remove(place.key for place in places)  # who was refused meanwhile has a place again
+
+    @asynccontextmanager
+    async def given_back_on(self, refusal: type[AppException], places: Sequence[Place]) -> AsyncGenerator[None, None]:
+        """For what may be refused before it has done what the places are for. No transaction may be open."""
+        try:
+            yield
+        except refusal:
+            await self.give_back(places)
+            raise
 
     async def _take(self, *places: Place) -> None:
         self._refuse_blocked(*places)
@@ -100,13 +114,15 @@ class RateLimiter:
         taken = await self._uow.limits.take(places)
         return [place for place in places if place.key not in taken]
 
-    async def _refuse(self, refused: Sequence[Place], *, of: Sequence[Place], block: Place | None = None) -> NoReturn:
-        """`block` is what is refused from memory from now on, if not the place that is awaited longest."""
+    async def _refuse(
+        self, refused: Sequence[Place], *, of: Sequence[Place], blocks: Mapping[Place, Place] | None = None
+    ) -> NoReturn:
+        """The place that is awaited longest is refused from memory from now on; `blocks` names another in its place."""
         await self.give_back([place for place in of if place not in refused])
         waits = await self._uow.limits.find_waits(refused)
         longest = max(refused, key=lambda place: waits.get(place.key, 0.0))
         wait = waits.get(longest.key, 0.0)  # the purge may just have forgotten it
-        self._blocked.add((block or longest).key, wait)
+        self._blocked.add((blocks or {}).get(longest, longest).key, wait)
         is_first = await self._uow.limits.report(longest.key)
         raise TooManyRequestsException.after(wait, longest.rate, is_first=is_first)
 

@@ -6,7 +6,12 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from src.core.callers import AuthenticatedUser
-from src.core.exceptions import InvalidCredentialsError, InvalidRefreshTokenError, SessionNotFoundError
+from src.core.exceptions import (
+    InvalidCredentialsError,
+    InvalidRefreshTokenError,
+    ServiceUnavailableException,
+    SessionNotFoundError,
+)
 from src.core.hash_pool import HashKind
 from src.core.kinds import EmailKind
 from src.core.passwords import needs_rehash
@@ -44,12 +49,14 @@ class SessionService(Service):
             if owner:
                 event.user_id, event.address = owner.id, None
             stored = owner.hashed_password if owner else None
-            is_right = await passwords.verify(password, stored, kind=HashKind.LOG_IN)
-            if owner is None or not owner.is_active or not is_right:
-                raise InvalidCredentialsError
-            new_hash = owner.hashed_password
-            if needs_rehash(owner.hashed_password, self.settings.auth_bcrypt_rounds):
-                new_hash = await passwords.hash(password, kind=HashKind.LOG_IN)
+            # A flood of the queue must not make the owner's attempts, none of which was tried, wrong ones.
+            async with self.context.limits.given_back_on(ServiceUnavailableException, places):
+                is_right = await passwords.verify(password, stored, kind=HashKind.LOG_IN)
+                if owner is None or not owner.is_active or not is_right:
+                    raise InvalidCredentialsError
+                new_hash = owner.hashed_password
+                if needs_rehash(owner.hashed_password, self.settings.auth_bcrypt_rounds):
+                    new_hash = await passwords.hash(password, kind=HashKind.LOG_IN)
             await self.uow.begin()
             if not await self.uow.users.record_login(owner.id, seen_hash=owner.hashed_password, new_hash=new_hash):
                 raise InvalidCredentialsError

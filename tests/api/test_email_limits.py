@@ -8,6 +8,7 @@ from httpx import Response
 from src.core.limits import Rate
 from src.db import AsyncDatabaseManager
 from tests.support.databases import count_users
+from tests.support.hashing import BusyPool
 from tests.support.service import MailingService, Service, StartMailingService, reached_from
 from tests.support.steps import (
     PASSWORD,
@@ -131,3 +132,30 @@ async def test_a_few_sign_ups_by_strangers_do_not_keep_the_owner_from_a_link(mai
     assert len(mailing_service.mailbox.messages) == 7
     assert (await activate(mailing_service, mailing_service.mailbox.token(), password=PASSWORD)).status_code == 200
     assert (await post_log_in(mailing_service)).status_code == 200
+
+
+async def test_sign_ups_that_send_no_email_take_nothing_from_an_address(
+    start_mailing_service: StartMailingService,
+) -> None:
+    service = await start_mailing_service(rate_limit_emails_per_address=Rate.parse("2/1h"))
+
+    weak = [await post_sign_up(service, password="short") for _ in range(3)]
+    service.hash_pool, pool = BusyPool(threads=1, queue_size=2), service.hash_pool
+    busy = [await post_sign_up(service) for _ in range(3)]
+    service.hash_pool = pool
+
+    assert [each.status_code for each in weak + busy] == [422] * 3 + [503] * 3
+    assert (await post_sign_up(service)).status_code == 201
+
+
+async def test_moves_that_send_no_email_take_nothing_from_an_address(
+    start_mailing_service: StartMailingService,
+) -> None:
+    service = await start_mailing_service(rate_limit_emails_per_address=Rate.parse("2/1h"))
+    await create_account(service)
+    who = await log_in(service)
+
+    wrong = [await request_move(service, who, current="a-wrong-password") for _ in range(3)]
+
+    assert [each.status_code for each in wrong] == [403] * 3
+    assert (await request_move(service, who)).status_code == 202

@@ -10,11 +10,13 @@ from httpx import Response
 from sqlalchemy import func, select, update
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from src.core.hash_pool import HashPool
 from src.core.limits import Rate
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import EventKind, SessionModel, rate_limits
 from tests.support.databases import count_statements, execute, read_tables
+from tests.support.hashing import BusyPool, count_hashes, hold, start_waiting
 from tests.support.service import Service, StartService, connect, reached_from
 from tests.support.steps import (
     PASSWORD,
@@ -98,6 +100,22 @@ async def test_of_many_guesses_at_once_ten_are_tried(start_service: StartService
     assert (statuses.count(401), statuses.count(429)) == (10, 30)
 
 
+async def test_a_site_cannot_make_its_visitors_guess(start_service: StartService) -> None:
+    app = "https://app.example"
+    service = await start_service(cors_allowed_origins=app)
+    await create_account(service)
+
+    async def post_form(origin: str, password: str) -> Response:
+        form = {"grant_type": "password", "username": "ana@example.com", "password": password}
+        headers = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
+        return await service.client.post("/auth/token", data=form, headers=headers)
+
+    responses = [await post_form("https://evil.example", "a-wrong-password") for _ in range(11)]
+
+    assert [refusal(each) for each in responses] == [(403, "FOREIGN_ORIGIN", [])] * 11
+    assert (await post_form(app, PASSWORD)).status_code == 200
+
+
 async def test_the_right_password_is_refused_too_where_so_many_were_wrong(service: Service) -> None:
     await create_account(service)
     await guess_often(service)
@@ -121,6 +139,36 @@ async def test_log_ins_that_succeed_are_not_counted(service: Service) -> None:
     responses = [await post_log_in(service) for _ in range(25)]
 
     assert {each.status_code for each in responses} == {200}
+
+
+async def test_many_right_passwords_at_once_block_nobody_afterwards(service: Service) -> None:
+    await create_account(service)
+    pool, gate = count_hashes(service, threads=1), asyncio.get_running_loop().create_future()
+    holding = await hold(pool, gate, jobs=1)
+    log_ins = [await start_waiting(pool, post_log_in(service)) for _ in range(10)]
+    assert refusal(await post_log_in(service)) == TOO_MANY
+
+    gate.set_result(None)
+    await asyncio.gather(*holding, *log_ins)
+
+    assert {each.result().status_code for each in log_ins} == {200}
+    assert (await post_log_in(service)).status_code == 200
+
+
+@pytest.mark.parametrize("is_logged_in", [False, True])
+async def test_an_attempt_that_was_not_tried_is_not_counted(service: Service, *, is_logged_in: bool) -> None:
+    await create_account(service)
+    who = await log_in(service)
+
+    async def attempt() -> Response:
+        return await (change_password(service, who) if is_logged_in else post_log_in(service))
+
+    service.hash_pool = BusyPool(threads=1, queue_size=2)
+    busy = [await attempt() for _ in range(11)]
+    service.hash_pool = HashPool(threads=1, queue_size=2)
+
+    assert {each.status_code for each in busy} == {503}
+    assert (await attempt()).is_success
 
 
 async def test_an_ipv6_network_is_one_origin(service: Service) -> None:
@@ -206,6 +254,18 @@ async def test_a_session_of_long_ago_tells_nothing_of_an_origin(
     assert refusal(await post_log_in(service)) == TOO_MANY
 
 
+async def test_who_is_logged_in_does_not_wait_for_what_strangers_guess(start_service: StartService) -> None:
+    service = await start_service(**FEW)
+    await create_account(service)
+    who = await log_in(service)
+    await guess_from_everywhere(service, 30)
+
+    async with reached_from(service, ELSEWHERE) as on_the_way:  # the session began at another origin
+        response = await change_password(on_the_way, who)
+
+    assert response.status_code == 204
+
+
 @pytest.mark.slow
 async def test_a_thousand_origins_lock_nobody_out(service: Service, database: AsyncDatabaseManager) -> None:
     await create_account(service)
@@ -228,6 +288,18 @@ async def test_whoever_goes_on_costs_neither_a_statement_nor_a_row(
 
     assert not await count_statements(service.database, guess_often(service, 20))
     assert await count_keys(database) == keys == 3
+
+
+async def test_whoever_goes_on_with_other_addresses_costs_no_more(
+    start_service: StartService, database: AsyncDatabaseManager
+) -> None:
+    service = await start_service(rate_limit_requests_per_origin=Rate.parse("2/1h"))
+    for number in range(3):
+        await guess(service, f"{number}@example.com")
+    keys = await count_keys(database)
+
+    assert not await count_statements(service.database, guess(service, "another@example.com"))
+    assert await count_keys(database) == keys
 
 
 async def test_the_trail_tells_once_in_a_period_that_a_key_was_refused(

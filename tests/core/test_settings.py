@@ -94,6 +94,16 @@ def test_production_needs_a_public_url_that_others_reach_over_tls(url: str) -> N
         make_production_settings(server_public_url=url)
 
 
+@pytest.mark.parametrize("link", ["activation", "password_reset", "email_change", "invitation"])
+def test_production_sends_no_link_that_travels_in_clear(link: str) -> None:
+    name = f"auth_{link}_url_template"
+
+    for template in ("https://app.example.com/?t={token}", "example-app://link/{token}"):
+        make_production_settings(**{name: template})
+    with pytest.raises(ValidationError, match=f"{name.upper()} is http://"):
+        make_production_settings(**{name: "http://localhost:3000/?t={token}"})
+
+
 def test_production_needs_hashes_that_cost_something() -> None:
     make_production_settings(auth_bcrypt_rounds=10)
     with pytest.raises(ValidationError, match=r"AUTH_BCRYPT_ROUNDS .* use 10 at least"):

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from src.core.exceptions import ServiceUnavailableException
 from src.core.hash_pool import HashKind, HashPool
 from tests.support.service import Service
 
@@ -27,6 +28,13 @@ class CountingPool(HashPool):
 
         self.count += 1
         return await super().run(note_and_work, kind=kind, origin=origin, **options)
+
+
+class BusyPool(HashPool):
+    """One in which every job loses its place, or whose callers have gone by the time of their turn."""
+
+    async def run(self, *_args: Any, **_options: Any) -> Any:
+        raise ServiceUnavailableException
 
 
 def count_hashes(service: Service, *, threads: int = 2, queue_size: int = 128) -> CountingPool:

@@ -6,7 +6,14 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Form
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
-from src.api.dependencies import IN_STEPS, ContextDep, CurrentUser, OptionalUser, UnitOfWorkDep
+from src.api.dependencies import (
+    IN_STEPS,
+    ContextDep,
+    CurrentUser,
+    OptionalUser,
+    UnitOfWorkDep,
+    refuse_other_sites,
+)
 from src.api.errors import BODY_ERRORS, LIMITED_BODY_ERRORS, TOKEN_ERRORS, document
 from src.api.refresh_cookie import COOKIE_PARAMETER, RefreshCookieDep
 from src.api.schemas.sessions import (
@@ -65,7 +72,7 @@ async def log_in(body: LogInRequest, context: ContextDep, cookie: RefreshCookieD
 
 @router.post(
     "/token",
-    dependencies=[IN_STEPS],
+    dependencies=[IN_STEPS, Depends(refuse_other_sites)],
     # HTTP Basic is one of three ways: the framework would document it as the only one.
     openapi_extra={"security": [{}]},
     responses=document(
@@ -75,6 +82,7 @@ async def log_in(body: LogInRequest, context: ContextDep, cookie: RefreshCookieD
         InvalidCredentialsError,
         InvalidClientError,
         InvalidScopeError,
+        ForeignOriginError,
         TooManyRequestsException,
     ),
 )
