@@ -6,7 +6,12 @@ from datetime import timedelta
 from uuid import UUID
 
 from src.core.callers import Operator, Scope
-from src.core.exceptions import ClientRotatingError, InvalidClientError, InvalidScopeError
+from src.core.exceptions import (
+    ClientRotatingError,
+    InvalidClientError,
+    InvalidScopeError,
+    TooManyRequestsException,
+)
 from src.core.tokens import hash_token, new_token
 from src.db.base import utc_now
 from src.db.models import EventKind, ServiceClientModel
@@ -75,12 +80,18 @@ class ClientService(Service):
         for a scope that it does not have.
         """
         async with self.context.recording(EventKind.CLIENT_TOKEN) as event:
-            event.client_id = id_ = _read_id(client_id)
-            places = await self.context.limits.take_client_guess(str(id_))
+            id_ = _read_id(client_id)
+            try:
+                places = await self.context.limits.take_client_guess(str(id_))
+            except TooManyRequestsException as refusal:
+                if refusal.is_first:  # only that one leaves an event
+                    event.client_id = await self._find_client_id(id_)
+                raise
+            event.client_id = id_
             await self.uow.begin()
             granted = await self.uow.clients.authenticate_client(id_, client_secret)
             if granted is None:
-                event.client_id = id_ if await self.uow.clients.exists({"id": id_}) else None
+                event.client_id = await self._find_client_id(id_)
                 raise InvalidClientError
             if not set(scopes or granted) <= set(granted):
                 raise InvalidScopeError
@@ -89,6 +100,10 @@ class ClientService(Service):
         asked = [scope for scope in granted if scopes is None or scope in scopes]
         signer = self.context.signer
         return ServiceToken(signer.sign_service_access(id_, asked), signer.access_lifetime, asked)
+
+    async def _find_client_id(self, id_: UUID) -> UUID | None:
+        """For the event of a refusal: it names nobody where there is no such client."""
+        return id_ if await self.uow.clients.exists({"id": id_}) else None
 
 
 def _read_id(client_id: str) -> UUID:

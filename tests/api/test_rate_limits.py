@@ -4,6 +4,7 @@ for too many emails in test_email_limits.py."""
 import asyncio
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from httpx import Response
@@ -15,11 +16,13 @@ from src.core.limits import Rate
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import EventKind, SessionModel, rate_limits
+from src.services.clients import ClientSecret
 from tests.support.databases import count_statements, execute, read_tables
 from tests.support.hashing import BusyPool, count_hashes, hold, start_waiting
 from tests.support.service import Service, StartService, connect, reached_from
 from tests.support.steps import (
     PASSWORD,
+    UNKNOWN_ID,
     change_password,
     create_account,
     create_client,
@@ -359,6 +362,21 @@ async def test_wrong_secrets_of_a_client_are_limited(service: Service) -> None:
     assert [each.status_code for each in responses] == [401] * 10 + [429]
     async with reached_from(service, ELSEWHERE) as elsewhere:
         assert (await post_client_credentials(elsewhere, client)).status_code == 200
+
+
+async def test_the_trail_tells_that_a_client_was_refused_but_of_none_that_is_not_there(
+    start_service: StartService, database: AsyncDatabaseManager
+) -> None:
+    service = await start_service(rate_limit_failures_per_account_and_origin=Rate.parse("1/1h"))
+    client = await create_client(service, "users:read")
+
+    for each in (client, ClientSecret(UUID(UNKNOWN_ID), "wrong")):
+        responses = [await post_client_credentials(service, each, client_secret="wrong") for _ in range(3)]
+        assert [response.status_code for response in responses] == [401, 429, 429]
+
+    [events] = (await read_tables(database, lambda table: table.name == "audit_events")).values()
+    refused = [(event.reason, event.client_id) for event in events if event.kind == EventKind.CLIENT_TOKEN]
+    assert refused == [("INVALID_CLIENT", client.client_id), ("TOO_MANY_REQUESTS", client.client_id)]
 
 
 async def test_a_client_may_ask_for_many_tokens(service: Service) -> None:
