@@ -233,3 +233,4 @@ class AccountService(Service):
         if (await self.uow.users.get_record(user.id)).is_admin:
             event.changes = "is_admin=true"
         await self.uow.users.delete_pending(user.email)
+        await self.context.limits.forgive(user.email)

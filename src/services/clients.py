@@ -94,6 +94,8 @@ class ClientService(Service):
                 event.client_id = await self._find_client_id(id_)
                 raise InvalidClientError
             if not set(scopes or granted) <= set(granted):
+                await self.uow.rollback()
+                await self.context.limits.give_back(places)  # the secret was right
                 raise InvalidScopeError
             await self.context.limits.give_back(places)
             await self.context.commit(event)

@@ -103,6 +103,7 @@ class CredentialService(Service):
             if not await self.uow.users.set_password(user.id, new_hash):
                 raise InvalidTokenError
             await revoke_credentials(self.uow, user.id)
+            await self.context.limits.forgive(user.email)
             await self.context.notify(EmailKind.PASSWORD_CHANGED, to=user.email, user_id=user.id)
             await self.context.commit(event)
 

@@ -17,7 +17,7 @@ from src.db.base import utc_now
 from src.db.models import EventKind
 from src.db.unit_of_work import UnitOfWork
 
-ORIGIN_KNOWN_FOR = timedelta(days=14)  # for so long after its last use, a session tells that its origin is its user's
+ORIGIN_KNOWN_FOR = timedelta(days=14)  # since a session was used there, or a mailed link
 
 
 class RateLimiter:
@@ -59,13 +59,13 @@ class RateLimiter:
         """For a guess at the password of an address, whether or not it has an account. The places are for `give_back`,
         if the guess is right.
 
-        When all origins together guess too often, the owner still gets in from where they have a session: otherwise
-        anybody could lock them out. And who is logged in already does not wait for what strangers guess.
+        When all origins together guess too often, the owner still gets in from where they had a session, or followed a
+        link, lately: otherwise anybody could lock them out. And who is logged in already does not wait for what
+        strangers guess.
         """
-        settings, request = self._settings, [self._request] if is_anonymous else []
-        here = self._place(settings.rate_limit_failures_per_account_and_origin, "password", email, self._origin)
+        here, request = self._guesses_here(email), [self._request] if is_anonymous else []
         whose = "password" if is_anonymous else "current password"
-        anywhere = self._place(settings.rate_limit_failures_per_account, whose, email)
+        anywhere = self._place(self._settings.rate_limit_failures_per_account, whose, email)
         self._refuse_blocked(here, *request)
         places = [here, anywhere, *request]
         refused = await self._attempt(*places)
@@ -74,6 +74,16 @@ class RateLimiter:
         if refused:
             await self._refuse(refused, of=places, blocks={anywhere: here})
         return [here, anywhere]
+
+    async def forgive(self, email: str) -> None:
+        """For who has followed a link that was sent to the address, in its transaction: from here they may guess anew,
+        whatever others guess."""
+        if not self._settings.rate_limit_enabled:
+            return
+        here = self._guesses_here(email)
+        await self._uow.limits.forget(here.key)
+        self._blocked.remove([here.key])
+        await self._uow.limits.mark(self._key("proof", email, self._origin), ORIGIN_KNOWN_FOR)
 
     async def take_client_guess(self, client_id: str) -> Sequence[Place]:
         """For a guess at the secret of a client. It is random, so that many who guess together do not matter."""
@@ -127,9 +137,14 @@ class RateLimiter:
         raise TooManyRequestsException.after(wait, longest.rate, is_first=is_first)
 
     async def _is_known_to(self, email: str) -> bool:
-        """Whether the owner of the address had a session here lately."""
+        """Whether the owner of the address had a session, or followed a link, here lately."""
+        if await self._uow.limits.is_marked(self._key("proof", email, self._origin)):
+            return True
         addresses = await self._uow.sessions.list_recent_addresses(email, since=utc_now() - ORIGIN_KNOWN_FOR)
         return any(RequestOrigin(address).network == self._origin for address in addresses)
+
+    def _guesses_here(self, email: str) -> Place:
+        return self._place(self._settings.rate_limit_failures_per_account_and_origin, "password", email, self._origin)
 
     @property
     def _request(self) -> Place:
@@ -137,5 +152,7 @@ class RateLimiter:
 
     def _place(self, rate: Rate, *whose: str) -> Place:
         # With the rate: what was counted by another says nothing by this one.
-        text = " ".join((f"{rate.count}/{rate.period}", *whose))
-        return Place(UUID(self._fingerprint(text)[:32]), rate)
+        return Place(self._key(f"{rate.count}/{rate.period}", *whose), rate)
+
+    def _key(self, *parts: str) -> UUID:
+        return UUID(self._fingerprint(" ".join(parts))[:32])

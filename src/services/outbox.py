@@ -257,8 +257,9 @@ def refusal_of(error: Exception) -> int | None:
 
 
 def is_permanent(refusal: int | None) -> bool:
-    """Whether trying again is of no use (RFC 5321, section 4.2.1)."""
-    return refusal is not None and 500 <= refusal < 600
+    """Whether trying again is of no use (RFC 5321, section 4.2.1). A full mailbox (552) may be emptied: who fills one
+    must not silence a notice by it."""
+    return refusal is not None and 500 <= refusal < 600 and refusal != 552
 
 
 def back_off(attempts: int) -> timedelta:

@@ -21,6 +21,7 @@ from tests.support.databases import count_statements, execute, read_tables
 from tests.support.hashing import BusyPool, count_hashes, hold, start_waiting
 from tests.support.service import Service, StartService, connect, reached_from
 from tests.support.steps import (
+    NEW_PASSWORD,
     PASSWORD,
     UNKNOWN_ID,
     change_password,
@@ -30,6 +31,9 @@ from tests.support.steps import (
     post_client_credentials,
     post_log_in,
     refusal,
+    request_reset,
+    reset,
+    token_of,
 )
 
 Refusal = tuple[int, str, list[str]]
@@ -221,7 +225,8 @@ async def test_many_origins_together_are_refused(start_service: StartService) ->
     statuses = [each.status_code for each in await guess_from_everywhere(service, 30)]
 
     assert (statuses.count(401), statuses.count(429)) == (20, 10)
-    assert refusal(await post_log_in(service)) == TOO_MANY
+    async with reached_from(service, ELSEWHERE) as elsewhere:
+        assert refusal(await post_log_in(elsewhere)) == TOO_MANY
 
 
 async def test_the_owner_gets_in_from_where_they_have_a_session(start_service: StartService) -> None:
@@ -250,11 +255,12 @@ async def test_a_session_of_long_ago_tells_nothing_of_an_origin(
 ) -> None:
     service = await start_service(**FEW)
     await create_account(service)
-    await log_in(service)
-    await execute(database, update(SessionModel).values(last_used_at=utc_now() - timedelta(days=15)))
-    await guess_from_everywhere(service, 30)
+    async with reached_from(service, ELSEWHERE) as home:
+        await log_in(home)
+        await execute(database, update(SessionModel).values(last_used_at=utc_now() - timedelta(days=15)))
+        await guess_from_everywhere(service, 30)
 
-    assert refusal(await post_log_in(service)) == TOO_MANY
+        assert refusal(await post_log_in(home)) == TOO_MANY
 
 
 async def test_who_is_logged_in_does_not_wait_for_what_strangers_guess(start_service: StartService) -> None:
@@ -267,6 +273,30 @@ async def test_who_is_logged_in_does_not_wait_for_what_strangers_guess(start_ser
         response = await change_password(on_the_way, who)
 
     assert response.status_code == 204
+
+
+async def test_an_owner_without_a_session_gets_in_by_a_reset(start_service: StartService) -> None:
+    service = await start_service(**FEW, auth_return_token_in_response=True)
+    await create_account(service)
+    await guess_from_everywhere(service, 30)
+    async with reached_from(service, ELSEWHERE) as home:
+        assert refusal(await post_log_in(home)) == TOO_MANY
+
+        url = (await request_reset(home)).json()["reset_url"]
+        assert (await reset(home, token_of(url))).status_code == 204
+
+        assert (await post_log_in(home, password=NEW_PASSWORD)).status_code == 200
+
+
+async def test_whoever_resets_the_password_may_log_in_at_once(start_service: StartService) -> None:
+    service = await start_service(auth_return_token_in_response=True)
+    await create_account(service)
+    await guess_often(service, 11)
+
+    url = (await request_reset(service)).json()["reset_url"]
+    await reset(service, token_of(url))
+
+    assert (await post_log_in(service, password=NEW_PASSWORD)).status_code == 200
 
 
 @pytest.mark.slow
@@ -385,6 +415,15 @@ async def test_a_client_may_ask_for_many_tokens(service: Service) -> None:
     responses = [await post_client_credentials(service, client) for _ in range(15)]
 
     assert {each.status_code for each in responses} == {200}
+
+
+async def test_a_right_secret_with_a_wrong_scope_is_no_wrong_guess(service: Service) -> None:
+    client = await create_client(service, "users:read")
+
+    wrong = [await post_client_credentials(service, client, scope="users:write") for _ in range(11)]
+
+    assert [refusal(each)[:2] for each in wrong] == [(400, "INVALID_SCOPE")] * 11
+    assert (await post_client_credentials(service, client)).status_code == 200
 
 
 async def test_strangers_are_limited_whatever_they_ask(start_service: StartService) -> None:

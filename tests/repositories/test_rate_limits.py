@@ -1,6 +1,7 @@
 """The rates as the database counts them. What is limited by them is in tests/api/test_rate_limits.py."""
 
 import asyncio
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 from src.core.limits import Place, Rate
@@ -122,3 +123,16 @@ async def test_keys_with_all_their_places_are_forgotten(database: AsyncDatabaseM
 
     async with writing(database) as session:
         assert (await session.scalars(rate_limits.select())).all() == [other.key]
+
+
+async def test_a_key_is_marked_until_its_time(database: AsyncDatabaseManager) -> None:
+    async with open_unit_of_work(database) as uow:
+        await uow.begin()
+        for days in (30, 14):  # the second time counts
+            await uow.limits.mark(KEY, timedelta(days=days))
+        await uow.commit()
+
+        assert await uow.limits.is_marked(KEY)
+        assert not await uow.limits.is_marked(uuid4())
+        await let_pass(database, 14 * 86_400 + 1)
+        assert not await uow.limits.is_marked(KEY)

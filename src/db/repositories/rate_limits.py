@@ -6,6 +6,7 @@ row however often it is used, and a row whose time has passed says no more than 
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import timedelta
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
@@ -51,6 +52,21 @@ class RateLimitRepository:
     async def give_back(self, places: Sequence[Place]) -> None:
         """Free places that were taken."""
         await self._session.execute(_give_back(self._dialect), _rows(places))
+
+    async def forget(self, key: UUID) -> None:
+        """Free all places of a key."""
+        await self._session.execute(delete(rate_limits).where(rate_limits.c.id == key))
+
+    async def mark(self, key: UUID, lifetime: timedelta) -> None:
+        """Remember a key for so long, as one whose places are all taken; `is_marked` tells whether it is."""
+        seconds = lifetime.total_seconds()
+        await self._session.execute(
+            _mark(self._dialect), [{"id": key, "interval": seconds, "period": seconds, "first": seconds}]
+        )
+
+    async def is_marked(self, key: UUID) -> bool:
+        query = select(rate_limits.c.id).where(rate_limits.c.id == key, rate_limits.c.tat > _NOW[self._dialect])
+        return await self._session.scalar(query.execution_options(is_plain=True)) is not None
 
     async def find_waits(self, places: Sequence[Place]) -> Mapping[UUID, float]:
         """In how many seconds each key has a place again."""
@@ -114,4 +130,12 @@ def _give_back(dialect: str) -> Executable:
         .on_conflict_do_update(index_elements=["id"], set_={"tat": rate_limits.c.tat - insert.excluded.interval})
         .returning(rate_limits.c.id)  # one statement for all, rather than one for each
         .execution_options(**_STANDS_ALONE)
+    )
+
+
+@lru_cache
+def _mark(dialect: str) -> Executable:
+    insert = _INSERTS[dialect](rate_limits)
+    return insert.values(tat=_NOW[dialect] + bindparam("first", type_=Double())).on_conflict_do_update(
+        index_elements=["id"], set_={"tat": insert.excluded.tat}
     )
