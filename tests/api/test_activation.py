@@ -306,6 +306,7 @@ async def test_twenty_sign_ups_of_one_address_activated_at_once_without_a_passwo
     assert outcomes(responses) == {(409, "PASSWORD_NEEDED"): 20}
 
 
+@pytest.mark.slow
 async def test_activations_resends_and_sign_ups_of_one_address_at_once(
     start_mailing_service: StartMailingService, database: AsyncDatabaseManager
 ) -> None:

@@ -27,6 +27,8 @@ from tests.support.steps import (
     service_token,
 )
 
+pytestmark = pytest.mark.slow  # each meets the others at many moments, round after round
+
 Action = Callable[[Service, LoggedIn, LoggedIn], Awaitable[Response]]
 
 

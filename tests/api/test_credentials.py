@@ -37,6 +37,7 @@ from tests.support.steps import (
 )
 
 
+@pytest.mark.slow
 @pytest.fixture
 async def telling_service(start_service: StartService) -> Service:
     """A service that by explicit setting tells the links."""

@@ -11,7 +11,7 @@ from src.core.limits import Rate
 from tests.support.service import Service, StartMailingService
 from tests.support.steps import post_log_in, post_sign_up, request_reset, resend
 
-STEP = 0.15
+STEP = 0.05
 
 
 async def post_password_grant(service: Service) -> Response:

@@ -145,7 +145,8 @@ async def log_in_an_admin(url: str, signer: TokenSigner) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("is_admin", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("is_admin", [False, True])
+@pytest.mark.slow
 def test_whatever_is_sent_the_answer_is_a_documented_one(
     migrated_sqlite_copy: str, app: FastAPI, contract: Any, operation: str, *, is_admin: bool
 ) -> None:

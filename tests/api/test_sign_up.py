@@ -81,6 +81,7 @@ async def test_the_name_may_be_left_out(service: Service, database: AsyncDatabas
     assert (await stored_user(database, (await sign_up(service))["user_id"])).name is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Zoë 李 🙂", "O'Brien", "ن" * 200, "👩‍👩‍👧"])
 async def test_a_name_may_be_written_in_any_script(service: Service, name: str) -> None:
     user_id = (await sign_up(service, name=name))["user_id"]

@@ -83,6 +83,7 @@ async def test_purge_counts_in_json_for_programs(database_url: str) -> None:
     assert json.loads(result.stdout) == {"tokens": 0, "sessions": 0, "sign_ups": 0, "mails": 0, "events": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("migrate",), ("purge",), ("outbox", "list"), ("outbox", "retry")])
 @pytest.mark.parametrize(
     ("url", "sentence"),

@@ -63,6 +63,7 @@ async def test_models_and_migrations_agree(database: AsyncDatabaseManager) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 async def test_alembic_goes_up_and_down_from_the_command_line(empty_url: str) -> None:
     alembic(empty_url, "upgrade", "head")
     assert await tables(empty_url) == {"alembic_version", *BaseModel.metadata.tables}
@@ -126,6 +127,7 @@ async def origins_after_a_deletion(database: AsyncDatabaseManager) -> list[tuple
         return [(event.changes, event.origin) for event in await AuditEventRepository(session).list()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["alembic", "alembic.config", "alembic.op"])
 def test_the_folder_of_migrations_does_not_shadow_the_library(name: str) -> None:
     command = [sys.executable, "-c", f"import {name}; print({name}.__file__)"]

@@ -151,6 +151,7 @@ class TestRefusals:
             with pytest.raises(aiosmtplib.SMTPServerDisconnected):
                 await email_utils(server, tls="none").send(MESSAGE)
 
+    @pytest.mark.slow
     async def test_a_server_that_has_taken_the_mail_may_forget_to_say_goodbye(self) -> None:
         with MailServer() as server:
             server.becomes("takes and stays silent")

@@ -46,6 +46,7 @@ async def test_an_email_goes_with_the_transaction_that_queued_it(outbox: OutboxH
     assert outbox.mailbox.messages == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_committed", [False, True], ids=["rollback", "commit"])
 async def test_the_dispatcher_is_woken_after_a_commit_and_not_after_a_rollback(
     database: AsyncDatabaseManager, *, is_committed: bool
