@@ -37,7 +37,6 @@ from tests.support.steps import (
 )
 
 
-@pytest.mark.slow
 @pytest.fixture
 async def telling_service(start_service: StartService) -> Service:
     """A service that by explicit setting tells the links."""
@@ -426,6 +425,7 @@ class TestUndoingAnEmailChange:
             assert not await OutboxRepository(session).exists({"kind": "email_changed", "status": "queued"})
 
 
+@pytest.mark.slow
 async def test_sign_ups_for_an_address_whose_owner_leaves_at_that_moment_all_work(
     start_mailing_service: StartMailingService,
 ) -> None:
