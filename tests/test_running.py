@@ -176,6 +176,7 @@ def assert_refused(folder: Path, environment: dict[str, str], sentence: str) -> 
         assert "Traceback" not in service.log
 
 
+@pytest.mark.slow
 def test_a_setting_that_does_not_work_stops_the_start_with_a_line_that_names_it(tmp_path: Path) -> None:
     with run_service(tmp_path, AUTH_PASSWORD_MIN_LENGTH="two") as service:
         assert service.process.wait(20) != 0

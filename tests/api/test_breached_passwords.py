@@ -139,6 +139,7 @@ class TestTheQuestion:
         ranges.gate.set()
         assert (await changing).status_code == 204
 
+    @pytest.mark.slow
     async def test_is_asked_a_few_times_at_once_however_many_sign_up(
         self, checking_service: Service, ranges: RangeServer
     ) -> None:

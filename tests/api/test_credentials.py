@@ -345,6 +345,7 @@ class TestEmailChange:
         assert_refused(await activate(telling_service, token_of(waiting["activation_url"])), 400, "INVALID_TOKEN")
         assert (await telling_service.client.get(f"/api/users/{waiting['user_id']}")).status_code == 404
 
+    @pytest.mark.slow
     async def test_a_race_for_one_address_has_one_winner_and_no_error(
         self, telling_service: Service, database: AsyncDatabaseManager
     ) -> None:

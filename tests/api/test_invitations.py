@@ -143,6 +143,7 @@ class TestInviting:
         assert refusal(await accept(service, token_of(first["invitation_url"]))) == INVALID_TOKEN
         assert (await accept(service, token_of(second["invitation_url"]))).status_code == 200
 
+    @pytest.mark.slow
     async def test_many_of_one_new_address_at_once_leave_one_row_and_one_link(
         self, start_service: StartService, database: AsyncDatabaseManager
     ) -> None:

@@ -261,6 +261,7 @@ async def test_a_log_in_that_is_hashing_meanwhile_is_refused_and_leaves_the_new_
 
 
 @pytest.mark.parametrize("action", [reset, change_password, delete])
+@pytest.mark.slow
 async def test_acts_of_one_person_at_once_end_in_one_password_and_no_error(
     start_service: StartService, database: AsyncDatabaseManager, action: Action
 ) -> None:

@@ -254,6 +254,7 @@ class TestSettings:
         for check in ("database", "schema", "outbox", "keys", "smtp", "clock"):
             assert examined.of(check) == [("skipped", "Not checked: the settings do not work. ")]
 
+    @pytest.mark.slow
     def test_a_file_that_is_not_text_is_a_problem(self, tmp_path: Path) -> None:
         (tmp_path / ".env").write_bytes(b"APP_ENV=\xff")
 

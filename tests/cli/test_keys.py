@@ -33,7 +33,7 @@ def key_ids(folder: Path) -> set[str]:
 
 
 class TestRotate:
-    @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA", "RS256"])
+    @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA", pytest.param("RS256", marks=pytest.mark.slow)])
     def test_it_makes_an_access_key_of_the_algorithm_and_a_refresh_secret(self, tmp_path: Path, algorithm: str) -> None:
         result = run_keys(tmp_path / "keys", "rotate", JWT_ALGORITHM=algorithm)
 

@@ -297,6 +297,7 @@ async def test_sign_ups_that_wait_for_the_address_end(service: Service, database
 # --- interruptions and races ---
 
 
+@pytest.mark.slow
 async def test_an_import_that_was_interrupted_is_ended_by_repeating_it(database: AsyncDatabaseManager) -> None:
     content = lines(2 * BATCH + 10)
 
@@ -320,6 +321,7 @@ async def test_an_import_that_was_interrupted_is_ended_by_repeating_it(database:
     assert await read_users(database, UserModel.email) == [(json.loads(each)["email"],) for each in content]
 
 
+@pytest.mark.slow
 async def test_an_address_that_is_activated_meanwhile_does_not_stop_the_others(
     database: AsyncDatabaseManager, database_url: str
 ) -> None:
