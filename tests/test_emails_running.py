@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from src.db import AsyncDatabaseManager, BaseModel
 from src.db.base import utc_now
 from src.db.models import OutboxEmailModel, OutboxStatus
 from tests.support.outbox import change_emails, list_emails
-from tests.support.processes import Running, run_service, run_worker
+from tests.support.processes import Running, run_service, run_worker, wait_until
 from tests.support.smtp_server import MailServer, Mood, link_in
 from tests.support.steps import PASSWORD, token_of
 
@@ -269,6 +270,13 @@ async def test_a_stop_while_the_server_owes_its_goodbye_repeats_nothing(
         assert [email.status for email in await list_emails(database)] == [OutboxStatus.SENT]
 
 
+def is_listening_to_signals(worker: Running) -> bool:
+    """Whether it has come so far that SIGTERM does not simply end it: the other may send all before."""
+    status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    caught = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
 async def test_two_workers_share_the_emails_and_stop_when_told(
     database_url: str, database: AsyncDatabaseManager, tmp_path: Path
 ) -> None:
@@ -281,6 +289,7 @@ async def test_two_workers_share_the_emails_and_stop_when_told(
         with run_worker(tmp_path, **environment) as one, run_worker(tmp_path, **environment) as two:
             await until_all_are_sent(database)
             for worker in (one, two):
+                wait_until(partial(is_listening_to_signals, worker))
                 worker.process.send_signal(signal.SIGTERM)
                 assert worker.process.wait(5) == 0
 

@@ -16,7 +16,7 @@ from src.core.tokens import AccessClaims, TokenSigner, VerifiedTokens
 @pytest.fixture
 def signer(tmp_path: Path) -> TokenSigner:
     keys = KeyRing(tmp_path / "keys", "ES256", may_generate=True, reload_seconds=0)
-    return TokenSigner(keys, issuer="https://id.example.com", audience="example", access_lifetime=timedelta(seconds=1))
+    return TokenSigner(keys, issuer="https://id.example.com", audience="example", access_lifetime=timedelta(minutes=1))
 
 
 def test_a_token_is_remembered_once_it_was_verified(signer: TokenSigner) -> None:
