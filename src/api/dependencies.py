@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from src.core.callers import AuthenticatedClient, AuthenticatedUser, HttpCaller, Scope, may, require
 from src.core.exceptions import (
+    AppException,
     ForbiddenException,
     ForeignOriginError,
     InvalidAccessTokenError,
@@ -93,14 +94,18 @@ async def _answer_in_steps(runtime: RuntimeDep) -> AsyncGenerator[None, None]:
     step, start = runtime.answer_step_seconds, time.perf_counter()
     try:
         yield
-    except TooManyRequestsException:
-        step *= STEPS_OF_A_REFUSAL
+    except AppException as refusal:  # no other: who is cancelled by a stop has no time to wait
+        is_slowed = isinstance(refusal, TooManyRequestsException)
+        await _wait_for_step(step * STEPS_OF_A_REFUSAL if is_slowed else step, start)
         raise
-    finally:
-        if step:
-            # The event loop's timers count in milliseconds: some more at random, or their rounding would tell.
-            jitter = random.uniform(0, step / 10)  # noqa: S311 - not a secret
-            await asyncio.sleep(step - (time.perf_counter() - start) % step + jitter)
+    await _wait_for_step(step, start)
+
+
+async def _wait_for_step(step: float, start: float) -> None:
+    if step:
+        # The event loop's timers count in milliseconds: some more at random, or their rounding would tell.
+        jitter = random.uniform(0, step / 10)  # noqa: S311 - not a secret
+        await asyncio.sleep(step - (time.perf_counter() - start) % step + jitter)
 
 
 # For routes that must not tell whether an address has an account.
