@@ -205,7 +205,7 @@ async def check_outbox(settings: Settings) -> Sequence[Finding]:
 
 async def check_keys(settings: Settings) -> Sequence[Finding]:
     try:
-        access, refresh = load_keys(settings.jwt_keys_dir)
+        access, refresh, _ = load_keys(settings.jwt_keys_dir)
     except (NoKeysError, OSError, ValueError) as error:
         advice = "Repair the file, or take it away and make new keys with `python -m src keys rotate`."
         return [Finding("keys", "problem", f"They cannot be read: {error}", advice, "the keys cannot be read")]
@@ -318,7 +318,7 @@ _CLOCK_ADVICE = "Synchronise the clocks (NTP): tokens and links end too early or
 
 
 async def check_clock_by_keys(settings: Settings) -> Sequence[Finding]:
-    access, refresh = load_keys(settings.jwt_keys_dir)
+    access, refresh, _ = load_keys(settings.jwt_keys_dir)
     for key in (*access, *refresh):
         if key.created_at > utc_now() + CLOCK_WARNING:
             text = f"{key.path.name} is from the future, so the clock is wrong, or was."

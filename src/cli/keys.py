@@ -41,10 +41,10 @@ def rotate_keys(*, as_json: AsJson = False) -> None:
     """
     settings = get_settings()
     try:
-        access, refresh = rotate(settings.jwt_keys_dir, settings.jwt_algorithm)
+        access, refresh, encryption = rotate(settings.jwt_keys_dir, settings.jwt_algorithm)
     except OSError as error:
         fail(f"The new keys cannot be written: {error}")
-    _record(EventKind.KEY_ROTATION, access.id, refresh.id)
+    _record(EventKind.KEY_ROTATION, access.id, refresh.id, encryption.id)
     list_keys(as_json=as_json)
 
 
@@ -93,7 +93,7 @@ class _KeyGroup:
 
 def _key_groups(settings: Settings) -> tuple[_KeyGroup, _KeyGroup]:
     try:
-        access, refresh = load_keys(settings.jwt_keys_dir)
+        access, refresh, _ = load_keys(settings.jwt_keys_dir)
     except (NoKeysError, OSError) as error:
         fail(str(error))
     signing = [key for key in access if key.algorithm == settings.jwt_algorithm]

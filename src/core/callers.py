@@ -1,6 +1,7 @@
 """Who is asking, and what they may do: a person, another service, or whoever runs the command line."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -22,6 +23,8 @@ class AuthenticatedUser:
 
     user: UserRecord
     session_id: UUID
+    authenticated_at: datetime  # when they last proved a password or a code in this session
+    second_factor_at: datetime | None  # when they last proved a code, if ever
 
     @property
     def user_id(self) -> UUID:

@@ -50,6 +50,18 @@ class InvalidCredentialsError(UnauthorizedException):
     )
 
 
+class InvalidCodeError(UnauthorizedException):
+    code = "INVALID_CODE"
+    message = "The code is wrong, or it was used already. Wait for the next one, or use a recovery code."
+
+
+class InvalidSecondFactorTokenError(UnauthorizedException):
+    """Used, expired, ended by too many wrong codes or by a change of the password: they look the same."""
+
+    code = "INVALID_SECOND_FACTOR_TOKEN"
+    message = "The second-factor token is not valid any more. Log in with the password again."
+
+
 class InvalidAccessTokenError(UnauthorizedException):
     code = "INVALID_ACCESS_TOKEN"
     message = "The access token is not valid: it has expired, or its session has ended. Refresh it, or log in again."
@@ -106,6 +118,28 @@ class WrongPasswordError(ForbiddenException):
 
     code = "WRONG_PASSWORD"
     message = "The current password is wrong."
+
+
+class WrongCodeError(ForbiddenException):
+    """Not a 401, as with `WrongPasswordError`."""
+
+    code = "WRONG_CODE"
+    message = "The code is wrong, or it was used already. Wait for the next one, or use a recovery code."
+
+
+class SecondFactorRequiredError(ForbiddenException):
+    code = "SECOND_FACTOR_REQUIRED"
+    message = "This account has a second factor: send a code of the authenticator app, or a recovery code."
+
+
+class SecondFactorNeededError(ForbiddenException):
+    code = "SECOND_FACTOR_NEEDED"
+    message = "Administrators need a second factor here: set one up first, at /auth/second-factor."
+
+
+class ReauthenticationRequiredError(ForbiddenException):
+    code = "REAUTHENTICATION_REQUIRED"
+    message = "This needs a fresh proof of who you are: send your password or a code to /auth/reauthenticate first."
 
 
 class NotFoundException(AppException):
@@ -221,6 +255,16 @@ class UserDisabledError(ConflictException):
 class LastAdminError(ConflictException):
     code = "LAST_ADMIN"
     message = "Nobody else is an active administrator: make somebody else one first."
+
+
+class SecondFactorSetError(ConflictException):
+    code = "SECOND_FACTOR_SET"
+    message = "A second factor is set already: remove it first."
+
+
+class SecondFactorNotSetError(ConflictException):
+    code = "SECOND_FACTOR_NOT_SET"
+    message = "There is no second factor: set one up first."
 
 
 class ClientNotFoundError(NotFoundException):

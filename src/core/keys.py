@@ -1,7 +1,8 @@
-"""The keys that sign tokens: files in a folder that all workers share. `python -m src keys` is how people handle them.
+"""The keys that sign tokens and encrypt secrets: files in a folder that all workers share. `python -m src keys` is how
+people handle them.
 
-A new key is published in the JWKS at once, but signs only when no cached JWKS can be without it. All keys verify until
-their file is retired.
+A new key is published in the JWKS at once, but signs only when no cached JWKS can be without it. All keys verify, and
+decrypt, until their file is retired.
 """
 
 import hashlib
@@ -12,13 +13,13 @@ import re
 import secrets
 import tempfile
 import time
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
@@ -36,6 +37,8 @@ PrivateKey = EllipticCurvePrivateKey | Ed25519PrivateKey | RSAPrivateKey
 JWKS_MAX_AGE = timedelta(minutes=5)  # how long others may use a JWKS before they ask again
 RELOAD_SECONDS = 2  # how soon a running worker notices a new file
 SIGNS_AFTER = JWKS_MAX_AGE + timedelta(seconds=2 * RELOAD_SECONDS)
+
+ENCRYPTION_KEY_BYTES = 32  # AES-256
 
 _CREATED = re.compile(r"-(\d{8}T\d{6}Z)")
 _GENERATED = "development"
@@ -74,6 +77,14 @@ class Key:
         return {**_jwk(self.signing), "kid": self.id, "use": "sig", "alg": self.algorithm}
 
 
+class Keys(NamedTuple):
+    """What a folder holds, each kind oldest first."""
+
+    access: Sequence[Key]  # of access tokens: *.pem
+    refresh: Sequence[Key]  # secrets of refresh tokens: *.secret
+    encryption: Sequence[Key]  # of secrets in the database: *.key
+
+
 class KeyRing:
     """The keys of a folder, read again when files come or go.
 
@@ -90,8 +101,7 @@ class KeyRing:
         self._may_generate = may_generate
         self._reload_seconds = reload_seconds
         self._files: Sequence[Path] | None = None
-        self._access: Sequence[Key] = ()
-        self._refresh: Sequence[Key] = ()
+        self._keys = Keys((), (), ())
         self._checked_until = 0.0
         self._trouble = ""  # why the folder could not be read lately, as the log knows it
 
@@ -99,19 +109,30 @@ class KeyRing:
     def access_keys(self) -> Sequence[Key]:
         """Keys of access tokens, oldest first. Their public halves are the JWKS."""
         self.reload_if_changed()
-        return self._access
+        return self._keys.access
 
     @property
     def refresh_keys(self) -> Sequence[Key]:
         """Secrets of refresh tokens, oldest first. They are in no JWKS, so no other service can verify with them."""
         self.reload_if_changed()
-        return self._refresh
+        return self._keys.refresh
+
+    @property
+    def encryption_keys(self) -> Sequence[Key]:
+        """Keys of what is encrypted in the database, oldest first."""
+        self.reload_if_changed()
+        return self._keys.encryption
 
     def access_signer(self) -> Key:
-        return signer([key for key in self.access_keys if key.algorithm == self._algorithm])
+        self.reload_if_changed()
+        return signer(self._signing(self._keys))
 
     def refresh_signer(self) -> Key:
         return signer(self.refresh_keys)
+
+    def encrypter(self) -> Key:
+        """The key to encrypt with: as with those that sign, every replica has had time to read it."""
+        return signer(self.encryption_keys)
 
     def jwks(self) -> dict[str, Any]:
         """Every public key with which an access token may be verified (RFC 7517, section 5)."""
@@ -124,7 +145,7 @@ class KeyRing:
         try:
             self._load_if_changed()
         except (NoKeysError, OSError) as error:
-            if not self._access:
+            if not self._keys.access:
                 raise
             self._keep(str(error))
         self._checked_until = time.monotonic() + self._reload_seconds
@@ -133,10 +154,10 @@ class KeyRing:
         files = _list_files(self._folder)
         if files == self._files:
             return
-        access, refresh = load_keys(self._folder)
-        if not self._can_sign(access, refresh):
-            access, refresh = self._generate(access, refresh)
-        self._access, self._refresh, self._files = access, refresh, files
+        keys = load_keys(self._folder)
+        if not self._is_complete(keys):
+            keys = self._generate(keys)
+        self._keys, self._files = keys, files
         if self._trouble:
             log.warning("The keys in %s can be read again", self._folder)
         self._trouble = ""
@@ -147,20 +168,25 @@ class KeyRing:
         self._trouble = trouble
         self._files = None  # what comes back under the same names may be other keys
 
-    def _can_sign(self, access: Sequence[Key], refresh: Sequence[Key]) -> bool:
-        return bool(refresh) and any(key.algorithm == self._algorithm for key in access)
+    def _is_complete(self, keys: Keys) -> bool:
+        return bool(self._signing(keys) and keys.refresh and keys.encryption)
 
-    def _generate(self, access: Sequence[Key], refresh: Sequence[Key]) -> tuple[Sequence[Key], Sequence[Key]]:
+    def _signing(self, keys: Keys) -> Sequence[Key]:
+        return [key for key in keys.access if key.algorithm == self._algorithm]
+
+    def _generate(self, keys: Keys) -> Keys:
         """Make what is missing, but never beside keys that were read: their folder is away, and will be back."""
-        if not self._may_generate or self._access:
+        if not self._may_generate or self._keys.access:
             raise NoKeysError(
-                f"There is no {self._algorithm} key, or no secret, to sign with in {self._folder} (JWT_KEYS_DIR): "
-                "make both with `python -m src keys rotate`."
+                f"There is no {self._algorithm} key, no secret, or no encryption key in {self._folder} "
+                "(JWT_KEYS_DIR): make them with `python -m src keys rotate`."
             )
-        if not any(key.algorithm == self._algorithm for key in access):
+        if not self._signing(keys):
             _write_once(self._folder / f"{_GENERATED}-{self._algorithm.lower()}.pem", _new_pem(self._algorithm))
-        if not refresh:
+        if not keys.refresh:
             _write_once(self._folder / f"{_GENERATED}.secret", _new_secret())
+        if not keys.encryption:
+            _write_once(self._folder / f"{_GENERATED}.key", _new_encryption_key())
         return load_keys(self._folder)
 
 
@@ -176,24 +202,27 @@ def needed_until(key: Key, signing: Sequence[Key], token_lifetime: timedelta) ->
     return min(successors) + token_lifetime if key in signing and successors else None
 
 
-def load_keys(folder: Path) -> tuple[Sequence[Key], Sequence[Key]]:
-    """The access keys (`*.pem`) and the refresh secrets (`*.secret`) of a folder, each oldest first.
-
-    Raises `NoKeysError` for a file that holds none, `OSError` for what cannot be read.
-    """
+def load_keys(folder: Path) -> Keys:
+    """Raises `NoKeysError` for a file that holds none, `OSError` for what cannot be read."""
     files = _list_files(folder)
     access = [_load_private(path) for path in files if path.suffix == ".pem"]
     refresh = [_load_secret(path) for path in files if path.suffix == ".secret"]
-    return sorted(access, key=_age), sorted(refresh, key=_age)
+    encryption = [_load_encryption_key(path) for path in files if path.suffix == ".key"]
+    return Keys(*(sorted(keys, key=_age) for keys in (access, refresh, encryption)))
 
 
-def rotate(folder: Path, algorithm: Algorithm) -> tuple[Key, Key]:
-    """Write a new access key and a new refresh secret. They sign from `Key.signs_from` on."""
+def rotate(folder: Path, algorithm: Algorithm) -> tuple[Key, Key, Key]:
+    """Write a new access key, a new refresh secret and a new encryption key. They are used from `Key.signs_from` on."""
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-    pem, secret = folder / f"access-{name}.pem", folder / f"refresh-{name}.secret"
+    pem, secret, key = (
+        folder / f"access-{name}.pem",
+        folder / f"refresh-{name}.secret",
+        folder / f"encryption-{name}.key",
+    )
     _write_once(pem, _new_pem(algorithm))
     _write_once(secret, _new_secret())
-    return _load_private(pem), _load_secret(secret)
+    _write_once(key, _new_encryption_key())
+    return _load_private(pem), _load_secret(secret), _load_encryption_key(key)
 
 
 def _age(key: Key) -> tuple[datetime, str]:
@@ -202,7 +231,7 @@ def _age(key: Key) -> tuple[datetime, str]:
 
 def _list_files(folder: Path) -> Sequence[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix in (".pem", ".secret"))
+        return sorted(path for path in folder.iterdir() if path.suffix in (".pem", ".secret", ".key"))
     except FileNotFoundError:  # before the first keys are made
         return []
 
@@ -242,6 +271,17 @@ def _load_secret(path: Path) -> Key:
     return Key(hashlib.sha256(b"kid:" + secret).hexdigest()[:16], "HS256", _created_at(path), path, secret)
 
 
+def _load_encryption_key(path: Path) -> Key:
+    text = path.read_bytes().strip()
+    try:
+        key = urlsafe_b64decode(text)
+    except ValueError:
+        key = b""
+    if len(key) != ENCRYPTION_KEY_BYTES or urlsafe_b64encode(key) != text:
+        raise NoKeysError(f"{path} is not an encryption key: {ENCRYPTION_KEY_BYTES} bytes in base64url.")
+    return Key(hashlib.sha256(b"kid:" + key).hexdigest()[:16], "A256GCM", _created_at(path), path, key)
+
+
 def _jwk(key: PrivateKey) -> dict[str, Any]:
     """The members that make up the public key (RFC 7638, section 3.2), and none that merely tell of its use."""
     jwk = _to_jwk(key)
@@ -274,6 +314,10 @@ def _new_pem(algorithm: Algorithm) -> bytes:
 
 def _new_secret() -> bytes:
     return secrets.token_urlsafe(48).encode()
+
+
+def _new_encryption_key() -> bytes:
+    return urlsafe_b64encode(secrets.token_bytes(ENCRYPTION_KEY_BYTES))
 
 
 def _write_once(path: Path, content: bytes) -> None:

@@ -11,6 +11,7 @@ class TokenPurpose(StrEnum):
     EMAIL_CHANGE = "email_change"
     EMAIL_REVERT = "email_revert"
     INVITATION = "invitation"
+    SECOND_FACTOR = "second_factor"  # between the password and the session; it travels in answers, not in emails
 
 
 class EmailKind(StrEnum):
@@ -26,3 +27,7 @@ class EmailKind(StrEnum):
     ACCOUNT_DELETED = "account_deleted"
     ACCOUNT_REMOVED = "account_removed"
     INVITATION = "invitation"
+    SECOND_FACTOR_SET = "second_factor_set"
+    SECOND_FACTOR_REMOVED = "second_factor_removed"
+    RECOVERY_CODES_RENEWED = "recovery_codes_renewed"
+    RECOVERY_CODE_USED = "recovery_code_used"

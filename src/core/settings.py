@@ -148,6 +148,8 @@ class Settings(BaseSettings):
     auth_refresh_grace_seconds: int = Field(default=10, ge=0, le=60)
     auth_max_sessions_per_user: int = Field(default=50, gt=0)
     auth_refresh_cookie: bool = False
+    auth_reauthentication_seconds: int = Field(default=15 * 60, gt=0)
+    auth_admins_need_second_factor: bool = False
 
     cors_allowed_origins: Annotated[tuple[str, ...], NoDecode, PlainValidator(_allowed_origins)] = ()
 
@@ -172,6 +174,7 @@ class Settings(BaseSettings):
     rate_limit_requests_per_origin: RateSetting = Rate.parse("300/1m")
     rate_limit_failures_per_account_and_origin: RateSetting = Rate.parse("10/15m")
     rate_limit_failures_per_account: RateSetting = Rate.parse("100/1h")
+    rate_limit_codes_per_account: RateSetting = Rate.parse("10/1h")
     rate_limit_emails_per_address_and_origin: RateSetting = Rate.parse("10/1h")
     rate_limit_emails_per_address: RateSetting = Rate.parse("50/1h")
 

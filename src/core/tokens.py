@@ -120,8 +120,19 @@ class TokenSigner:
             access_lifetime=timedelta(seconds=settings.auth_access_ttl_seconds),
         )
 
-    def sign_access(self, user_id: UUID, session_id: UUID) -> str:
-        return self._sign_access({"sub": str(user_id), "sid": str(session_id)})
+    def sign_access(
+        self, user_id: UUID, session_id: UUID, *, authenticated_at: datetime, second_factor_at: datetime | None
+    ) -> str:
+        """It tells when and how the user proved who they are (RFC 9068, section 2.2.1; RFC 8176)."""
+        methods = ["pwd"] if second_factor_at is None else ["pwd", "otp", "mfa"]
+        return self._sign_access(
+            {
+                "sub": str(user_id),
+                "sid": str(session_id),
+                "auth_time": int(authenticated_at.timestamp()),
+                "amr": methods,
+            }
+        )
 
     def sign_service_access(self, client_id: UUID, scopes: Iterable[str]) -> str:
         """An access token of another service: it has no session (RFC 9068, section 2.2)."""

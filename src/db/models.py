@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, Column, Double, ForeignKey, Index, String, Table, Uuid, text
+from sqlalchemy import JSON, BigInteger, Column, Double, ForeignKey, Index, String, Table, Uuid, text
 from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from src.core.addresses import normalize_email
@@ -73,6 +73,7 @@ class UserTokenModel(BaseModel):
     purpose: Mapped[str] = mapped_column(String(32))
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
     expires_at: Mapped[datetime] = mapped_column(UTCDateTime, index=True)
+    failures: Mapped[int] = mapped_column(default=0)  # wrong codes, of a log-in that waits for its second factor
     # Of an e-mail change or its undoing: the address that it would bring, and the session that asked.
     new_email: Mapped[str | None] = mapped_column(String(320))
     session_id: Mapped[UUID | None] = mapped_column(ForeignKey("sessions.id", ondelete="SET NULL"), index=True)
@@ -99,8 +100,33 @@ class SessionModel(BaseModel):
     idle_expires_at: Mapped[datetime] = mapped_column(UTCDateTime)  # moves on with each refresh
     expires_at: Mapped[datetime] = mapped_column(UTCDateTime, index=True)  # however often it is refreshed
     revoked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    authenticated_at: Mapped[datetime] = mapped_column(UTCDateTime, default=utc_now)  # the last password or code
+    second_factor_at: Mapped[datetime | None] = mapped_column(UTCDateTime)  # the last code
     client_address: Mapped[str | None] = mapped_column(String(45))
     user_agent: Mapped[str | None] = mapped_column(String(255))
+
+
+class SecondFactorModel(BaseModel):
+    """The secret that a user shares with an authenticator app (RFC 6238). Nobody is asked for its codes until a first
+    one has confirmed that the app has it."""
+
+    __tablename__ = "second_factors"
+
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), unique=True)
+    encrypted_secret: Mapped[bytes]  # bound to the user: see `src.core.encryption`
+    key_id: Mapped[str] = mapped_column(String(16), index=True)  # the key that decrypts it
+    confirmed_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    last_step: Mapped[int] = mapped_column(BigInteger, default=0)  # the time step of the last code: no older one works
+
+
+class RecoveryCodeModel(BaseModel):
+    """A code for who has lost the authenticator app. Using it deletes it; only its hash is stored."""
+
+    __tablename__ = "recovery_codes"
+    __table_args__ = (Index("uq_recovery_codes_user_id_code_hash", "user_id", "code_hash", unique=True),)
+
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    code_hash: Mapped[str] = mapped_column(String(64))
 
 
 class OutboxStatus(StrEnum):
@@ -191,6 +217,10 @@ class EventKind(StrEnum):
     KEY_ROTATION = "key_rotation"
     KEY_RETIREMENT = "key_retirement"
     ACCESS_REFUSAL = "access_refusal"
+    SECOND_FACTOR_SET_UP = "second_factor_set_up"
+    SECOND_FACTOR_REMOVAL = "second_factor_removal"
+    RECOVERY_CODE_RENEWAL = "recovery_code_renewal"
+    REAUTHENTICATION = "reauthentication"
 
 
 class EventOutcome(StrEnum):

@@ -10,6 +10,7 @@ from src.db.repositories import (
     AuditEventRepository,
     OutboxRepository,
     RateLimitRepository,
+    SecondFactorRepository,
     ServiceClientRepository,
     SessionRepository,
     UserRepository,
@@ -31,6 +32,7 @@ class UnitOfWork:
         self._session = session
         self.users = UserRepository(session)
         self.tokens = UserTokenRepository(session)
+        self.second_factors = SecondFactorRepository(session)
         self.sessions = SessionRepository(session)
         self.emails = OutboxRepository(session)
         self.clients = ServiceClientRepository(session)

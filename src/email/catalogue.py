@@ -104,6 +104,10 @@ CATALOGUE: Mapping[EmailKind, CatalogueEntry] = {
     EmailKind.REFRESH_REPLAYED: CatalogueEntry(is_notice=True),
     EmailKind.ACCOUNT_DELETED: CatalogueEntry(is_notice=True),
     EmailKind.ACCOUNT_REMOVED: CatalogueEntry(is_notice=True),
+    EmailKind.SECOND_FACTOR_SET: CatalogueEntry(is_notice=True),
+    EmailKind.SECOND_FACTOR_REMOVED: CatalogueEntry(is_notice=True),
+    EmailKind.RECOVERY_CODES_RENEWED: CatalogueEntry(is_notice=True),
+    EmailKind.RECOVERY_CODE_USED: CatalogueEntry(is_notice=True),
 }
 
 # What a new password or address cancels while it waits. The notice that undoes an address change is not among them.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from src.core.callers import Caller
+from src.core.encryption import Encryption
 from src.core.exceptions import ValidationException
 from src.core.hash_pool import HashPool, never_disconnected
 from src.core.kinds import EmailKind
@@ -41,6 +42,7 @@ class Runtime:
     settings: Settings
     hash_pool: HashPool
     signer: TokenSigner
+    encryption: Encryption
     email: SendsEmail | None  # None where SMTP is not configured
     wake_dispatcher: Callable[[], None] = no_dispatcher
     blocked: BlockedKeys = field(default_factory=BlockedKeys)
@@ -50,10 +52,12 @@ class Runtime:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
+        signer = TokenSigner.from_settings(settings)
         return cls(
             settings,
             HashPool(threads=settings.auth_hash_threads, queue_size=settings.auth_hash_queue_size),
-            TokenSigner.from_settings(settings),
+            signer,
+            Encryption(signer.keys),
             EmailUtils.from_settings(settings),
             breached_passwords=_load_breached_passwords(settings),
         )
@@ -76,6 +80,7 @@ class Context:
     passwords: PasswordHasher
     breached_passwords: "BreachedPasswords | None"
     signer: TokenSigner
+    encryption: Encryption
     origin: RequestOrigin
     limits: RateLimiter
     audit: Audit
@@ -99,6 +104,7 @@ class Context:
             PasswordHasher(runtime.hash_pool, settings.auth_bcrypt_rounds, origin.network, is_disconnected),
             runtime.breached_passwords,
             runtime.signer,
+            runtime.encryption,
             origin,
             RateLimiter(uow, settings, origin=origin, fingerprint=runtime.signer.fingerprint, blocked=runtime.blocked),
             Audit(

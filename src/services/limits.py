@@ -91,6 +91,13 @@ class RateLimiter:
         await self._take(here, self._request)
         return [here]
 
+    async def take_code(self, user_id: UUID, *, is_anonymous: bool = True) -> Sequence[Place]:
+        """For a guess at a code of somebody's second factor. It counts from wherever it comes: six digits bear few
+        guesses, and who may guess has proved the password, so no stranger can lock the owner out."""
+        anywhere = self._place(self._settings.rate_limit_codes_per_account, "code", str(user_id))
+        await self._take(*([self._request] if is_anonymous else []), anywhere)
+        return [anywhere]
+
     async def give_back(self, places: Sequence[Place]) -> None:
         """After what succeeded, in its transaction."""
         if places and self._settings.rate_limit_enabled:

@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 from src.core.callers import AuthenticatedUser
@@ -18,6 +18,7 @@ from src.core.passwords import needs_rehash
 from src.core.tokens import RefreshClaims
 from src.db.base import utc_now
 from src.db.models import EventKind, SessionModel
+from src.db.repositories import RotatedSession
 from src.services.context import Service
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class SessionService(Service):
             await self.context.limits.give_back(places)
             event.set_actor(owner.id)
             await self.context.commit(event)
-        return self._pair(owner.id, session.id, session.generation, _ends_at(session))
+        return self._pair(session, session.id, session.generation)
 
     async def refresh(self, refresh_token: str) -> TokenPair:
         """Exchange a refresh token for the next one.
@@ -77,13 +78,12 @@ class SessionService(Service):
         idle = timedelta(seconds=self.settings.auth_session_idle_seconds)
         rotated = await self.uow.sessions.rotate(claims.session_id, claims.generation, idle=idle)
         if rotated:
-            ends_at = min(rotated.idle_expires_at, rotated.expires_at)
-            return self._pair(rotated.user_id, claims.session_id, claims.generation + 1, ends_at)
+            return self._pair(rotated, claims.session_id, claims.generation + 1)
         session = await self.uow.sessions.find_live(claims.session_id)
         if session is None:
             raise InvalidRefreshTokenError
         if self._is_retry(claims, session):
-            return self._pair(session.user_id, session.id, session.generation, _ends_at(session))
+            return self._pair(session, session.id, session.generation)
         await self.uow.begin()
         await self.uow.users.lock_users(session.user_id)
         if not await self.uow.sessions.revoke(session.id):  # another replay was first, and its owner has been notified
@@ -155,16 +155,17 @@ class SessionService(Service):
         grace = timedelta(seconds=self.settings.auth_refresh_grace_seconds)
         return session.generation == claims.generation + 1 and utc_now() < session.last_used_at + grace
 
-    def _pair(self, user_id: UUID, session_id: UUID, generation: int, ends_at: datetime) -> TokenPair:
+    def _pair(self, session: SessionModel | RotatedSession, session_id: UUID, generation: int) -> TokenPair:
         signer = self.context.signer
         return TokenPair(
-            user_id=user_id,
-            access_token=signer.sign_access(user_id, session_id),
+            user_id=session.user_id,
+            access_token=signer.sign_access(
+                session.user_id,
+                session_id,
+                authenticated_at=session.authenticated_at,
+                second_factor_at=session.second_factor_at,
+            ),
             expires_in=signer.access_lifetime,
             refresh_token=signer.sign_refresh(session_id, generation),
-            refresh_expires_in=ends_at - utc_now(),
+            refresh_expires_in=min(session.idle_expires_at, session.expires_at) - utc_now(),
         )
-
-
-def _ends_at(session: SessionModel) -> datetime:
-    return min(session.idle_expires_at, session.expires_at)

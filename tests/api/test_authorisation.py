@@ -23,6 +23,7 @@ from src.db.models import UserModel, UserTokenModel
 from src.services.clients import ClientSecret
 from tests.support.databases import read_all_but_events
 from tests.support.factories import make_session
+from tests.support.keys import sign_access
 from tests.support.service import Service, Starter, clients_of
 from tests.support.steps import NEW_PASSWORD, PASSWORD, bearer, create_client
 
@@ -325,7 +326,7 @@ async def assemble(service: Service) -> dict[str, Person]:
     cast = {}
     for role, user in users.items():
         current, other = sessions[role]
-        token = service.signer.sign_access(user.id, current.id)
+        token = sign_access(service.signer, user.id, current.id)
         cast[role] = Person(user.id, user.email, current.id, other.id, bearer(token))
     for role, change in {"disabled": {"is_active": False}, "demoted": {"is_admin": False}}.items():
         response = await patch(service, cast["another admin"], cast[role], **change)

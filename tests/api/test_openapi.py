@@ -11,6 +11,7 @@ from src.core.tokens import TokenSigner
 from src.db import AsyncDatabaseManager
 from tests.support.databases import connected
 from tests.support.factories import make_session, make_user
+from tests.support.keys import sign_access
 from tests.support.service import METHODS, Mailbox, Service, make_settings, signer_of, use_database, use_mailbox
 from tests.support.steps import bearer
 
@@ -141,7 +142,7 @@ async def log_in_an_admin(url: str, signer: TokenSigner) -> dict[str, str]:
         row = make_session(admin)
         session.add(row)
         await session.commit()
-    return bearer(signer.sign_access(admin.id, row.id))
+    return bearer(sign_access(signer, admin.id, row.id))
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

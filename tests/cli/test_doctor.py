@@ -425,7 +425,7 @@ class TestKeys:
         assert f"on each: {old[0]}, {new[0]}, {old[1]}, {new[1]}." in told
 
     def test_one_that_will_sign_is_well(self, keys: Path) -> None:
-        new, _ = rotate(keys, "ES256")
+        new, _, _ = rotate(keys, "ES256")
 
         status, told = examine(JWT_KEYS_DIR=str(keys)).of("keys")[0]
 

@@ -37,7 +37,7 @@ class TestRotate:
     def test_it_makes_an_access_key_of_the_algorithm_and_a_refresh_secret(self, tmp_path: Path, algorithm: str) -> None:
         result = run_keys(tmp_path / "keys", "rotate", JWT_ALGORITHM=algorithm)
 
-        [access], [refresh] = load_keys(tmp_path / "keys")
+        [access], [refresh], _ = load_keys(tmp_path / "keys")
         assert result.exit_code == 0
         assert access.algorithm == algorithm
         for key in (access, refresh):
@@ -68,7 +68,7 @@ class TestList:
     def test_it_shows_what_each_key_does(self, tmp_path: Path) -> None:
         oldest, oldest_secret = rotate_ago(tmp_path, 2 * DAY)
         signing, signing_secret = rotate_ago(tmp_path, DAY)
-        new, new_secret = rotate(tmp_path, "ES256")
+        new, new_secret, _ = rotate(tmp_path, "ES256")
 
         lines = run_keys(tmp_path, "list").output.splitlines()
 
@@ -90,7 +90,7 @@ class TestList:
     def test_programs_read_the_same_in_json(self, tmp_path: Path) -> None:
         oldest, oldest_secret = rotate_ago(tmp_path, 2 * DAY)
         signing, signing_secret = rotate_ago(tmp_path, DAY)
-        new, new_secret = rotate(tmp_path, "ES256")
+        new, new_secret, _ = rotate(tmp_path, "ES256")
 
         listed = json.loads(run_keys(tmp_path, "list", "--json").stdout)
 
@@ -234,7 +234,7 @@ class TestTheAuditTrail:
     async def test_a_rotation_leaves_an_event_with_the_ids(self, database_url: str, tmp_path: Path) -> None:
         result = await asyncio.to_thread(run_keys, tmp_path, "rotate", DATABASE_URL=database_url)
 
-        [access], [refresh] = load_keys(tmp_path)
+        [access], [refresh], _ = load_keys(tmp_path)
         assert (result.exit_code, result.stderr) == (0, "")
         assert await read_events(database_url) == [
             Recorded("key_rotation", "success", "command line", f"{access.id} {refresh.id}")

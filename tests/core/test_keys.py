@@ -133,7 +133,7 @@ class TestGeneration:
             make_ring(tmp_path, "EdDSA", may_generate=False).access_signer()
 
     def test_where_only_the_secret_is_missing_only_that_is_made(self, tmp_path: Path) -> None:
-        access, refresh = rotate(tmp_path, "ES256")
+        access, refresh, _ = rotate(tmp_path, "ES256")
         refresh.path.unlink()
 
         ring = make_ring(tmp_path)
@@ -142,7 +142,7 @@ class TestGeneration:
         assert ring.refresh_signer().is_generated
 
     def test_a_development_that_starts_with_another_algorithm_makes_its_own_key(self, tmp_path: Path) -> None:
-        access, refresh = rotate(tmp_path, "ES256")
+        access, refresh, _ = rotate(tmp_path, "ES256")
 
         ring = make_ring(tmp_path, "EdDSA")
 
@@ -151,14 +151,14 @@ class TestGeneration:
         assert [key.id for key in ring.refresh_keys] == [refresh.id]
 
     def test_keys_that_people_made_are_not_added_to(self, tmp_path: Path) -> None:
-        access, refresh = rotate(tmp_path, "ES256")
+        access, refresh, _ = rotate(tmp_path, "ES256")
 
         assert all_ids(make_ring(tmp_path)) == (access.id, refresh.id)
 
 
 class TestRotation:
     def test_the_first_key_signs_at_once(self, tmp_path: Path) -> None:
-        access, refresh = rotate(tmp_path, "ES256")
+        access, refresh, _ = rotate(tmp_path, "ES256")
         ring = make_ring(tmp_path)
 
         assert (ring.access_signer().id, ring.refresh_signer().id) == (access.id, refresh.id)
@@ -168,7 +168,7 @@ class TestRotation:
         ring = make_ring(tmp_path)
         ring.jwks()
 
-        new, new_secret = rotate(tmp_path, "ES256")
+        new, new_secret, _ = rotate(tmp_path, "ES256")
 
         assert published(ring) == [old, new.id]
         assert [key.id for key in ring.refresh_keys] == [old_secret, new_secret.id]
@@ -273,21 +273,21 @@ class TestNeededUntil:
     def test_a_key_that_signs_is_needed(self, tmp_path: Path) -> None:
         rotate_ago(tmp_path, 2 * DAY)
         rotate_ago(tmp_path, DAY)
-        access, _ = load_keys(tmp_path)
+        access = load_keys(tmp_path).access
 
         assert needed_until(access[1], access, timedelta(minutes=15)) is None
 
     def test_the_one_before_is_until_its_last_token_has_expired(self, tmp_path: Path) -> None:
         for days in (3, 2, 1):
             rotate_ago(tmp_path, days * DAY)
-        access, _ = load_keys(tmp_path)
+        access = load_keys(tmp_path).access
 
         assert needed_until(access[0], access, timedelta(minutes=15)) == access[1].signs_from + timedelta(minutes=15)
 
     def test_nobody_knows_when_a_key_of_another_algorithm_signed(self, tmp_path: Path) -> None:
         rotate_ago(tmp_path, DAY, "EdDSA")
         rotate_ago(tmp_path, DAY, "ES256")
-        access, _ = load_keys(tmp_path)
+        access = load_keys(tmp_path).access
         [other] = [key for key in access if key.algorithm == "EdDSA"]
 
         assert needed_until(other, [key for key in access if key != other], timedelta(minutes=15)) is None
@@ -367,7 +367,7 @@ class TestFilesThatAreNoKeys:
         assert "xxx" not in str(refused.value)
 
     def test_other_files_are_left_alone(self, tmp_path: Path) -> None:
-        access, refresh = rotate(tmp_path, "ES256")
+        access, refresh, _ = rotate(tmp_path, "ES256")
         (tmp_path / "README").write_text("These are the keys.")
 
         assert all_ids(make_ring(tmp_path)) == (access.id, refresh.id)
@@ -376,7 +376,7 @@ class TestFilesThatAreNoKeys:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         old, _ = rotate_ago(tmp_path / "keys", 2 * DAY)
-        new, _ = rotate(tmp_path / "elsewhere", "ES256")
+        new, _, _ = rotate(tmp_path / "elsewhere", "ES256")
         pem, arriving = new.path.read_bytes(), tmp_path / "keys" / new.path.name
         ring = make_ring(tmp_path / "keys")
         ring.jwks()

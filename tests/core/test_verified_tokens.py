@@ -11,6 +11,7 @@ import pytest
 from src.core.exceptions import InvalidAccessTokenError
 from src.core.keys import KeyRing, rotate
 from src.core.tokens import AccessClaims, TokenSigner, VerifiedTokens
+from tests.support.keys import sign_access
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def signer(tmp_path: Path) -> TokenSigner:
 
 
 def test_a_token_is_remembered_once_it_was_verified(signer: TokenSigner) -> None:
-    token = signer.sign_access(uuid4(), uuid4())
+    token = sign_access(signer, uuid4(), uuid4())
     assert signer._verified.find(token, signer.keys.access_keys) is None
 
     claims = signer.read_access(token)
@@ -30,7 +31,7 @@ def test_a_token_is_remembered_once_it_was_verified(signer: TokenSigner) -> None
 
 
 def test_its_expiry_is_checked_each_time(signer: TokenSigner) -> None:
-    token = replace(signer, access_lifetime=timedelta(0)).sign_access(uuid4(), uuid4())
+    token = sign_access(replace(signer, access_lifetime=timedelta(0)), uuid4(), uuid4())
     claims, keys = AccessClaims(uuid4(), uuid4()), signer.keys.access_keys
     signer._verified.find(token, keys)
     signer._verified.add(token, claims, expires_at=int(time.time()) + 60)
@@ -43,7 +44,7 @@ def test_its_expiry_is_checked_each_time(signer: TokenSigner) -> None:
 
 
 def test_a_token_is_refused_once_its_key_is_retired(signer: TokenSigner) -> None:
-    token = signer.sign_access(uuid4(), uuid4())
+    token = sign_access(signer, uuid4(), uuid4())
     signer.read_access(token)
 
     [old] = signer.keys.access_keys
@@ -55,7 +56,7 @@ def test_a_token_is_refused_once_its_key_is_retired(signer: TokenSigner) -> None
 
 
 def test_what_was_refused_is_not_remembered(signer: TokenSigner) -> None:
-    token = signer.sign_access(uuid4(), uuid4())
+    token = sign_access(signer, uuid4(), uuid4())
     forged = token[:-4] + ("AAAA" if token[-4:] != "AAAA" else "BBBB")
 
     for _ in range(2):

@@ -18,6 +18,7 @@ VALUES: dict[str, Any] = {
     "when": "2026-03-01 12:00 UTC",
     "where": "192.0.2.7",
     "new_email": "new@example.com",
+    "left": "9",
     "url": "https://auth.example.com/activate?token=abc_-123",
 }
 # What each message is about; what it shows beyond this, it shows by mistake.
@@ -28,8 +29,9 @@ SHOWN[EmailKind.EMAIL_CHANGE] |= {"url"}
 SHOWN[EmailKind.EMAIL_CHANGED] |= {"url", "new_email"}
 SHOWN[EmailKind.ACCOUNT_REMOVED] = {"when"}
 SHOWN[EmailKind.INVITATION] = {"when", "name", "url"}
+SHOWN[EmailKind.RECOVERY_CODE_USED] |= {"left"}
 # What chooses between its words, where it is given.
-CHOOSING = {EmailKind.PASSWORD_RESET: {"asked_by"}}
+CHOOSING = {kind: {"asked_by"} for kind in (EmailKind.PASSWORD_RESET, EmailKind.SECOND_FACTOR_REMOVED)}
 
 
 def render(kind: EmailKind, locale: Locale = "en", templates: MessageTemplates | None = None, **values: Any) -> Message:

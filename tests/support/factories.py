@@ -12,6 +12,7 @@ from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import SessionModel, UserModel, UserTokenModel
 from tests.support.databases import add_rows, execute
+from tests.support.keys import sign_access
 from tests.support.service import Service
 from tests.support.steps import LoggedIn
 
@@ -44,7 +45,7 @@ async def add_logged_in(service: Service, email: str, **values: Any) -> LoggedIn
         session.add(row)
         await session.commit()
     signer = service.signer
-    return LoggedIn(signer.sign_access(user.id, row.id), signer.sign_refresh(row.id, generation=1), str(user.id))
+    return LoggedIn(sign_access(signer, user.id, row.id), signer.sign_refresh(row.id, generation=1), str(user.id))
 
 
 async def expire_links(database: AsyncDatabaseManager) -> None:

@@ -4,8 +4,9 @@ from src.db.repositories.audit_events import AuditEventRepository, EventFilter
 from src.db.repositories.base import BaseRepository, Condition
 from src.db.repositories.outbox import OutboxRepository
 from src.db.repositories.rate_limits import RateLimitRepository
+from src.db.repositories.second_factors import SecondFactorRepository
 from src.db.repositories.service_clients import ServiceClientRepository
-from src.db.repositories.sessions import SessionRepository
+from src.db.repositories.sessions import RotatedSession, SessionRepository
 from src.db.repositories.user_tokens import EmailChange, UserTokenRepository
 from src.db.repositories.users import Order, UserFilter, UserRepository
 
@@ -18,6 +19,8 @@ __all__ = [
     "Order",
     "OutboxRepository",
     "RateLimitRepository",
+    "RotatedSession",
+    "SecondFactorRepository",
     "ServiceClientRepository",
     "SessionRepository",
     "UserFilter",

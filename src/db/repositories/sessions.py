@@ -14,6 +14,9 @@ from src.db.models import SessionModel, UserModel
 from src.db.repositories.base import BaseRepository, Condition
 from src.db.repositories.users import RECORDS
 
+# `user_id`, `idle_expires_at`, `expires_at`, `authenticated_at`, `second_factor_at`
+RotatedSession = Row[UUID, datetime, datetime, datetime, datetime | None]
+
 
 def _is_live(now: ColumnElement[datetime] | datetime) -> tuple[ColumnElement[bool], ...]:
     return (
@@ -24,7 +27,8 @@ def _is_live(now: ColumnElement[datetime] | datetime) -> tuple[ColumnElement[boo
 
 
 _CALLER = (
-    RECORDS.join(SessionModel, SessionModel.user_id == UserModel.id)
+    RECORDS.add_columns(SessionModel.authenticated_at, SessionModel.second_factor_at)
+    .join(SessionModel, SessionModel.user_id == UserModel.id)
     .where(
         SessionModel.id == bindparam("session_id"),
         UserModel.id == bindparam("user_id"),
@@ -46,7 +50,13 @@ _ROTATION = (
         last_used_at=bindparam("now", type_=SessionModel.last_used_at.type),
         idle_expires_at=bindparam("idle_until", type_=SessionModel.idle_expires_at.type),
     )
-    .returning(SessionModel.user_id, SessionModel.idle_expires_at, SessionModel.expires_at)
+    .returning(
+        SessionModel.user_id,
+        SessionModel.idle_expires_at,
+        SessionModel.expires_at,
+        SessionModel.authenticated_at,
+        SessionModel.second_factor_at,
+    )
     .execution_options(is_plain=True, stands_alone=True, synchronize_session=False)
 )
 
@@ -59,15 +69,15 @@ class SessionRepository(BaseRepository[SessionModel]):
         """The user of a live session, in one indexed read; nobody, if either has ended or is disabled."""
         values = {"user_id": user_id, "session_id": session_id, "now": utc_now()}
         row = (await self._session.execute(_CALLER, values)).one_or_none()
-        return None if row is None else AuthenticatedUser(UserRecord(*row), session_id)
+        if row is None:
+            return None
+        *record, authenticated_at, second_factor_at = row
+        return AuthenticatedUser(UserRecord(*record), session_id, authenticated_at, second_factor_at)
 
-    async def rotate(
-        self, session_id: UUID, generation: int, *, idle: timedelta
-    ) -> Row[UUID, datetime, datetime] | None:
+    async def rotate(self, session_id: UUID, generation: int, *, idle: timedelta) -> RotatedSession | None:
         """Move the session on from this generation, if it is the current one; of two who try at once, one does.
 
-        The row holds `user_id`, `idle_expires_at` and `expires_at`. It needs no `begin()`: the one statement is the
-        whole transaction.
+        It needs no `begin()`: the one statement is the whole transaction.
         """
         now = utc_now()
         values = {"session_id": session_id, "current": generation, "now": now, "idle_until": now + idle}
@@ -99,6 +109,14 @@ class SessionRepository(BaseRepository[SessionModel]):
             .distinct()
         )
         return (await self._session.scalars(query)).all()
+
+    async def renew_proof(self, session_id: UUID, *, by_code: bool) -> bool:
+        """Remember that its user has proved a password, or a code of the second factor, just now; false if it has
+        ended."""
+        now = utc_now()
+        values = {"authenticated_at": now, **({"second_factor_at": now} if by_code else {})}
+        statement = update(SessionModel).where(SessionModel.id == session_id, *_is_live(now)).values(**values)
+        return await self._count_changed(statement) == 1
 
     async def revoke(self, session_id: UUID, *, user_id: UUID | None = None) -> bool:
         """End a session (of this user, if one is named); false if it had ended, or is not theirs."""
