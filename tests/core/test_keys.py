@@ -208,7 +208,7 @@ class TestRotation:
         assert published(ring) == [generated, made]
 
     def test_a_key_whose_name_has_no_date_is_the_oldest(self, tmp_path: Path) -> None:
-        [access, _] = rotate(tmp_path, "ES256")
+        access, _, _ = rotate(tmp_path, "ES256")
         access.path.rename(tmp_path / "mounted.pem")
         newer, _ = rotate_ago(tmp_path, DAY)
 
