@@ -27,5 +27,5 @@ async def add_second_factor(service: Service, user_id: str) -> str:
 
 
 def code_of(secret: str, offset: int = 0) -> str:
-    """What the app shows now, or so many steps later. A code works once: use -1, 0 and 1 in this order."""
-    return TOTP(secret).at(int(time.time()), offset)
+    """What the app shows now, or so many steps later. A code works once: use 0 and then 1."""
+    return TOTP(secret).at(int(time.time()), counter_offset=offset)
