@@ -24,6 +24,7 @@ from src.core.exceptions import (
     ForbiddenException,
     ForeignOriginError,
     InvalidAccessTokenError,
+    SecondFactorNeededError,
     TooManyRequestsException,
     UnauthorizedException,
 )
@@ -142,9 +143,13 @@ _TOKEN_URL = "/auth/token"
 
 
 class BearerToken(SecurityBase):
-    """Who is asking; nobody, without a token. One that is not good is a 401, never silently a stranger (RFC 6750)."""
+    """Who is asking; nobody, without a token. One that is not good is a 401, never silently a stranger (RFC 6750).
 
-    def __init__(self) -> None:
+    Where AUTH_ADMINS_NEED_SECOND_FACTOR is on, an administrator without one is refused, but where `is_for_set_up`.
+    """
+
+    def __init__(self, *, is_for_set_up: bool = False) -> None:
+        self._is_for_set_up = is_for_set_up
         self.scheme_name = "OAuth2"
         self.model = OAuth2Model(
             flows=OAuthFlows(
@@ -168,7 +173,15 @@ class BearerToken(SecurityBase):
             caller = await uow.sessions.find_caller(claims.user_id, claims.session_id)
         if caller is None:
             raise InvalidAccessTokenError
+        if not self._is_for_set_up and await self._lacks_second_factor(caller, request, uow):
+            raise SecondFactorNeededError
         return caller
+
+    async def _lacks_second_factor(self, caller: HttpCaller, request: Request, uow: UnitOfWork) -> bool:
+        is_needed = runtime_of(request.app).settings.auth_admins_need_second_factor
+        if not is_needed or isinstance(caller, AuthenticatedClient) or not caller.is_admin:
+            return False
+        return not await uow.second_factors.is_set(caller.user_id)
 
 
 OptionalCaller = Annotated[HttpCaller | None, Depends(BearerToken())]
@@ -219,3 +232,20 @@ async def get_current_user(user: OptionalUser) -> AuthenticatedUser:
 
 
 CurrentUser = Annotated[AuthenticatedUser, Depends(get_current_user)]
+
+
+async def get_optional_setting_up_user(
+    caller: Annotated[HttpCaller | None, Depends(BearerToken(is_for_set_up=True))],
+) -> AuthenticatedUser | None:
+    return await get_optional_user(caller)
+
+
+OptionalSettingUpUser = Annotated[AuthenticatedUser | None, Depends(get_optional_setting_up_user)]
+
+
+async def get_setting_up_user(user: OptionalSettingUpUser) -> AuthenticatedUser:
+    return await get_current_user(user)
+
+
+# Somebody who may still have to set up a second factor: for what they need for that, and to log out.
+SettingUpUser = Annotated[AuthenticatedUser, Depends(get_setting_up_user)]

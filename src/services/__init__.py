@@ -5,6 +5,7 @@ from src.services.clients import ClientService
 from src.services.context import Context, Runtime
 from src.services.credentials import CredentialService
 from src.services.keys import KeyService
+from src.services.second_factor import SecondFactorService
 from src.services.sessions import SessionService
 from src.services.users import UserService
 
@@ -15,6 +16,7 @@ __all__ = [
     "CredentialService",
     "KeyService",
     "Runtime",
+    "SecondFactorService",
     "SessionService",
     "UserService",
 ]

@@ -1,54 +1,46 @@
 """What a person can do about their password, their address and their account: change, recover, leave."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from src.core.callers import AuthenticatedUser
 from src.core.exceptions import (
     AppException,
-    InvalidAccessTokenError,
     InvalidTokenError,
-    ServiceUnavailableException,
     UserDisabledError,
     UserEmailTakenError,
     UserNotFoundError,
     ValidationException,
-    WrongPasswordError,
 )
 from src.core.hash_pool import HashKind
 from src.core.kinds import EmailKind, TokenPurpose
-from src.core.limits import Place
 from src.db.models import EventKind, UserModel
 from src.db.repositories import EmailChange
 from src.services.account_steps import erase_account, revoke_credentials
 from src.services.audit import AuditEvent
 from src.services.context import Service
 from src.services.outbox import issue_link
-
-
-@dataclass(frozen=True, slots=True)
-class _Verified:
-    """The hash that a password was verified against, and what the right guess gives back."""
-
-    hashed_password: str
-    places: Sequence[Place]
+from src.services.proofs import prove_second_factor, reauthorize, take_code, verify_password
 
 
 class CredentialService(Service):
     """Where a password is asked for, a wrong one raises `WrongPasswordError`, and a session or password that ended
-    while it was verified raises `InvalidAccessTokenError`. Links are in answers only by the explicit setting."""
+    while it was verified raises `InvalidAccessTokenError`. Whoever has a second factor also proves that: by a `code`
+    (a wrong one raises `WrongCodeError`), or by one that this session has proved lately; else it raises
+    `SecondFactorRequiredError`. Links are in answers only by the explicit setting."""
 
-    async def change_password(self, caller: AuthenticatedUser, *, current_password: str, new_password: str) -> None:
+    async def change_password(
+        self, caller: AuthenticatedUser, *, current_password: str, code: str | None, new_password: str
+    ) -> None:
         """Replace the password. Ends the caller's other sessions and every link that was mailed to them.
 
         Raises `ValidationException` for a weak password.
         """
         async with self.context.recording(EventKind.PASSWORD_CHANGE, by=caller, user_id=caller.user_id) as event:
             await self._check_password(new_password, email=caller.email, field="new_password")
-            verified = await self._verify(caller, current_password)
+            verified = await verify_password(self.context, caller, current_password)
+            code_places = await take_code(self.context, caller, code)
             new_hash = await self.context.passwords.hash(new_password, kind=HashKind.ACCOUNT_CHANGE)
             await self.uow.begin()
-            await self._reauthorize(caller, verified)
+            await reauthorize(self.context, caller, verified)
+            await prove_second_factor(self.context, caller, code, code_places)
             await self.uow.users.set_password(caller.user_id, new_hash)
             await revoke_credentials(self.uow, caller.user_id, keep_session=caller.session_id)
             await self.context.notify(EmailKind.PASSWORD_CHANGED, to=caller.email, user_id=caller.user_id)
@@ -108,7 +100,7 @@ class CredentialService(Service):
             await self.context.commit(event)
 
     async def request_email_change(
-        self, caller: AuthenticatedUser, *, new_email: str, current_password: str
+        self, caller: AuthenticatedUser, *, new_email: str, current_password: str, code: str | None
     ) -> str | None:
         """Email a link to the new address; returned only by the explicit setting. If the address has an owner, that
         owner gets a notice, and nobody else.
@@ -120,9 +112,11 @@ class CredentialService(Service):
                 raise ValidationException.for_field("new_email", "is your address already")
             places = await self.context.limits.take_email(EventKind.EMAIL_CHANGE_REQUEST, new_email, is_anonymous=False)
             async with self.context.limits.given_back_on(AppException, places):
-                verified = await self._verify(caller, current_password)
+                verified = await verify_password(self.context, caller, current_password)
+                code_places = await take_code(self.context, caller, code)
             await self.uow.begin()
-            await self._reauthorize(caller, verified)
+            await reauthorize(self.context, caller, verified)
+            await prove_second_factor(self.context, caller, code, code_places)
             url = None
             if self.settings.auth_return_token_in_response:
                 url = await self._respond_with_change_link(caller, new_email)
@@ -169,38 +163,22 @@ class CredentialService(Service):
             await self.uow.emails.cancel(change.user_id, [EmailKind.EMAIL_CHANGED], queued_after=change.issued_at)
             await self.context.commit(event)
 
-    async def delete_account(self, caller: AuthenticatedUser, *, current_password: str) -> None:
+    async def delete_account(self, caller: AuthenticatedUser, *, current_password: str, code: str | None) -> None:
         """Delete the caller and everything about them, but for the notices until they are sent. The address is free.
 
         Raises `LastAdminError` if nobody else is an active administrator.
         """
         async with self.context.recording(EventKind.ACCOUNT_DELETION, by=caller, user_id=caller.user_id) as event:
-            verified = await self._verify(caller, current_password)
+            verified = await verify_password(self.context, caller, current_password)
+            code_places = await take_code(self.context, caller, code)
             await self.uow.begin()
             await self.uow.users.lock_addresses(caller.email, and_user=caller.user_id, and_admins=True)
-            await self._reauthorize(caller, verified)
+            await reauthorize(self.context, caller, verified)
+            await prove_second_factor(self.context, caller, code, code_places)
             user = await self.uow.users.get_by_id(caller.user_id)
             await erase_account(self.context, caller, user)
             await self.context.notify(EmailKind.ACCOUNT_DELETED, to=user.email, user_id=None)
             await self.context.commit(event)
-
-    async def _verify(self, caller: AuthenticatedUser, password: str) -> _Verified:
-        self.context.passwords.require_room(HashKind.ACCOUNT_CHANGE)
-        places = await self.context.limits.take_guess(caller.email, is_anonymous=False)
-        stored = await self.uow.users.find_hashed_password(caller.user_id)
-        async with self.context.limits.given_back_on(ServiceUnavailableException, places):
-            is_right = await self.context.passwords.verify(password, stored, kind=HashKind.ACCOUNT_CHANGE)
-        if not is_right or stored is None:
-            raise WrongPasswordError
-        return _Verified(stored, places)
-
-    async def _reauthorize(self, caller: AuthenticatedUser, verified: _Verified) -> None:
-        """Lock the account, if password and session still are what the caller has proved."""
-        if not await self.uow.users.lock_account(
-            caller.user_id, hashed_password=verified.hashed_password, session_id=caller.session_id
-        ):
-            raise InvalidAccessTokenError
-        await self.context.limits.give_back(verified.places)
 
     async def _respond_with_reset_link(self, recipient: UserModel | None) -> str | None:
         if recipient is None:

@@ -7,8 +7,10 @@ from uuid import UUID
 
 from src.core.callers import AuthenticatedUser
 from src.core.exceptions import (
+    InvalidAccessTokenError,
     InvalidCredentialsError,
     InvalidRefreshTokenError,
+    SecondFactorNotSetError,
     ServiceUnavailableException,
     SessionNotFoundError,
 )
@@ -20,6 +22,7 @@ from src.db.base import utc_now
 from src.db.models import EventKind, SessionModel
 from src.db.repositories import RotatedSession
 from src.services.context import Service
+from src.services.proofs import prove_second_factor, reauthorize, take_code, verify_password
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +137,29 @@ class SessionService(Service):
             await self.uow.begin()
             await self.uow.users.lock_users(caller.user_id)
             await self.uow.sessions.revoke_all(caller.user_id, except_id=caller.session_id)
+            await self.context.commit(event)
+
+    async def reauthenticate(self, caller: AuthenticatedUser, *, password: str | None, code: str | None) -> None:
+        """Prove once more who the caller is, by the password or by a code of the second factor, for what needs a recent
+        proof in this session.
+
+        Raises `WrongPasswordError`, `WrongCodeError`, `SecondFactorNotSetError`, and `InvalidAccessTokenError` if the
+        session has ended meanwhile.
+        """
+        async with self.context.recording(EventKind.REAUTHENTICATION, by=caller, user_id=caller.user_id) as event:
+            if password is not None:
+                verified = await verify_password(self.context, caller, password)
+                await self.uow.begin()
+                await reauthorize(self.context, caller, verified)
+            else:
+                code_places = await take_code(self.context, caller, code)
+                await self.uow.begin()
+                await self.uow.users.lock_users(caller.user_id)
+                if not await self.uow.second_factors.is_set(caller.user_id):
+                    raise SecondFactorNotSetError
+                await prove_second_factor(self.context, caller, code, code_places)
+            if not await self.uow.sessions.renew_proof(caller.session_id, by_code=code is not None):
+                raise InvalidAccessTokenError
             await self.context.commit(event)
 
     async def _start_session(self, user_id: UUID) -> SessionModel:

@@ -12,6 +12,7 @@ from src.core.exceptions import (
     ForbiddenException,
     InvalidAccessTokenError,
     PreconditionFailedException,
+    SecondFactorNotSetError,
     UserDisabledError,
     UserEmailTakenError,
     UserPendingError,
@@ -23,6 +24,7 @@ from src.db.models import EventKind, UserModel
 from src.services.account_steps import demote_invited, erase_account, require_another_admin, revoke_credentials
 from src.services.context import Service
 from src.services.outbox import issue_link
+from src.services.proofs import require_fresh_proof
 
 _OWNERS_FIELDS = {"name"}
 
@@ -48,8 +50,10 @@ class UserService(Service):
     """Callers need `users:write`, as every administrator has it, or raise `ForbiddenException`; both are checked again
     under lock, so that a demotion holds from the moment of its commit.
 
-    A service may not touch an administrator, nor make one: it would be worth more than its scope. Each method raises
-    `UserNotFoundError` where there is no such user, and `PreconditionFailedException` where `precondition` is not met.
+    A service may not touch an administrator, nor make one: it would be worth more than its scope. What gives or takes
+    rights, disables, deletes or resets a factor needs a recent proof of an administrator, else
+    `ReauthenticationRequiredError`. Each method raises `UserNotFoundError` where there is no such user, and
+    `PreconditionFailedException` where `precondition` is not met.
     """
 
     async def invite(self, caller: Caller, *, email: str, name: str | None, is_admin: bool) -> Invitation:
@@ -62,6 +66,8 @@ class UserService(Service):
             require(caller, Scope.USERS_WRITE)
             if is_admin and isinstance(caller, AuthenticatedClient):
                 raise FieldsForbiddenError.for_fields(["is_admin"], "only an administrator may set this")
+            if is_admin:
+                require_fresh_proof(self.context, caller)
             await self.context.limits.take_email(EventKind.INVITATION, email, is_anonymous=False)
             await self.uow.begin()
             await self.uow.users.lock_invitation(email)
@@ -87,6 +93,8 @@ class UserService(Service):
         async with self.context.recording(EventKind.USER_UPDATE, by=caller, user_id=user_id) as event:
             event.changes = _summary(changes)
             _require_fields(caller, user_id, changes)
+            if "is_admin" in changes or changes.get("is_active") is False:
+                require_fresh_proof(self.context, caller)
             concerns_admins = bool(changes.keys() - _OWNERS_FIELDS)
             user = await self._begin(caller, user_id, lock_admins=concerns_admins, precondition=precondition)
             if user.activated_at is None:
@@ -109,6 +117,7 @@ class UserService(Service):
         """
         async with self.context.recording(EventKind.USER_DELETION, by=caller, user_id=user_id) as event:
             require(caller, Scope.USERS_WRITE)
+            require_fresh_proof(self.context, caller)
             user = await self._begin(caller, user_id, lock_admins=True, precondition=precondition)
             if user.activated_at is None:
                 await self.uow.users.delete(user)
@@ -143,6 +152,26 @@ class UserService(Service):
             require(caller, Scope.USERS_WRITE)
             await self._begin(caller, user_id)
             await self.uow.sessions.revoke_all(user_id)
+            await self.context.commit(event)
+
+    async def reset_second_factor(self, caller: Caller, user_id: UUID) -> None:
+        """Remove the second factor of somebody who has lost it, and end their sessions; they get a notice. A service
+        may not: it could take accounts over.
+
+        Raises `SecondFactorNotSetError`.
+        """
+        async with self.context.recording(EventKind.SECOND_FACTOR_REMOVAL, by=caller, user_id=user_id) as event:
+            require(caller, Scope.USERS_WRITE)
+            if isinstance(caller, AuthenticatedClient):
+                raise ForbiddenException("A service may not reset a second factor.")
+            require_fresh_proof(self.context, caller, by_code=_id_of(caller) == user_id)
+            user = await self._begin(caller, user_id)
+            if not await self.uow.second_factors.remove(user_id):
+                raise SecondFactorNotSetError
+            await self.uow.sessions.revoke_all(user_id)
+            await self.context.outbox.queue(
+                EmailKind.SECOND_FACTOR_REMOVED, to=user.email, user_id=user_id, where=None, asked_by="administrator"
+            )
             await self.context.commit(event)
 
     async def _begin(

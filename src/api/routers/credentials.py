@@ -1,8 +1,10 @@
 """`/auth`: what a person can do about their password, their address and their account."""
 
+from dataclasses import asdict
+
 from fastapi import APIRouter, Response
 
-from src.api.dependencies import IN_STEPS, ContextDep, CurrentUser
+from src.api.dependencies import IN_STEPS, ContextDep, CurrentUser, SettingUpUser, UnitOfWorkDep
 from src.api.errors import LIMITED_BODY_ERRORS, TOKEN_ERRORS, document
 from src.api.etags import etag_of
 from src.api.schemas.accounts import (
@@ -15,20 +17,29 @@ from src.api.schemas.accounts import (
     PasswordResetRequest,
     TokenRequest,
 )
-from src.core.exceptions import InvalidTokenError, LastAdminError, WrongPasswordError
-from src.core.users import UserRecord
+from src.api.schemas.second_factor import Me, SecondFactorState
+from src.core.exceptions import (
+    InvalidTokenError,
+    LastAdminError,
+    SecondFactorRequiredError,
+    WrongCodeError,
+    WrongPasswordError,
+)
 from src.services import CredentialService
 
 router = APIRouter(prefix="/auth", tags=["My account"])
 
-_PASSWORD_ERRORS = document(*LIMITED_BODY_ERRORS, *TOKEN_ERRORS, WrongPasswordError)
+_PASSWORD_ERRORS = document(
+    *LIMITED_BODY_ERRORS, *TOKEN_ERRORS, WrongPasswordError, SecondFactorRequiredError, WrongCodeError
+)
 
 
 @router.get("/me", responses=document(*TOKEN_ERRORS))
-async def read_me(response: Response, caller: CurrentUser) -> UserRecord:
-    """Who the access token belongs to."""
+async def get_me(response: Response, uow: UnitOfWorkDep, caller: SettingUpUser) -> Me:
+    """Who the access token belongs to. The ETag is that of the user's record at `/api/users/{id}`."""
     response.headers["ETag"] = etag_of(caller.user)
-    return caller.user
+    is_set, codes_left = await uow.second_factors.find_state(caller.user_id)
+    return Me(**asdict(caller.user), second_factor=SecondFactorState(is_set=is_set, recovery_codes_left=codes_left))
 
 
 @router.post("/password-change", status_code=204, responses=_PASSWORD_ERRORS)
@@ -37,6 +48,7 @@ async def change_password(body: PasswordChangeRequest, context: ContextDep, call
     await CredentialService(context).change_password(
         caller,
         current_password=body.current_password.get_secret_value(),
+        code=body.read_code(),
         new_password=body.new_password.get_secret_value(),
     )
 
@@ -70,7 +82,10 @@ async def request_email_change(
 ) -> EmailChangeAccepted:
     """Email a link to the new address. Nothing changes until it is followed."""
     url = await CredentialService(context).request_email_change(
-        caller, new_email=body.new_email, current_password=body.current_password.get_secret_value()
+        caller,
+        new_email=body.new_email,
+        current_password=body.current_password.get_secret_value(),
+        code=body.read_code(),
     )
     return EmailChangeAccepted(detail="A link is on its way to the new address.", email_change_url=url)
 
@@ -98,4 +113,6 @@ async def revert_email_change(body: TokenRequest, context: ContextDep) -> None:
 @router.post("/delete-account", status_code=204, responses=_PASSWORD_ERRORS | document(LastAdminError))
 async def delete_account(body: DeleteAccountRequest, context: ContextDep, caller: CurrentUser) -> None:
     """Delete the account and everything about it, at once and for good. The address is free again."""
-    await CredentialService(context).delete_account(caller, current_password=body.current_password.get_secret_value())
+    await CredentialService(context).delete_account(
+        caller, current_password=body.current_password.get_secret_value(), code=body.read_code()
+    )

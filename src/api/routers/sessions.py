@@ -10,12 +10,14 @@ from src.api.dependencies import (
     IN_STEPS,
     ContextDep,
     CurrentUser,
-    OptionalUser,
+    OptionalSettingUpUser,
+    SettingUpUser,
     UnitOfWorkDep,
     refuse_other_sites,
 )
 from src.api.errors import BODY_ERRORS, LIMITED_BODY_ERRORS, TOKEN_ERRORS, document
 from src.api.refresh_cookie import COOKIE_PARAMETER, RefreshCookieDep
+from src.api.schemas.second_factor import ReauthenticateRequest
 from src.api.schemas.sessions import (
     LogInRequest,
     RefreshRequest,
@@ -33,10 +35,13 @@ from src.core.exceptions import (
     InvalidRefreshTokenError,
     InvalidScopeError,
     PayloadTooLargeException,
+    SecondFactorNotSetError,
     SessionNotFoundError,
     TooManyRequestsException,
     UnauthorizedException,
     ValidationException,
+    WrongCodeError,
+    WrongPasswordError,
 )
 from src.services import ClientService, SessionService
 
@@ -129,7 +134,7 @@ async def refresh(context: ContextDep, cookie: RefreshCookieDep, body: RefreshRe
     responses=document(*BODY_ERRORS, *TOKEN_ERRORS, InvalidRefreshTokenError, ForeignOriginError),
 )
 async def log_out(
-    context: ContextDep, caller: OptionalUser, cookie: RefreshCookieDep, body: RefreshRequest | None = None
+    context: ContextDep, caller: OptionalSettingUpUser, cookie: RefreshCookieDep, body: RefreshRequest | None = None
 ) -> None:
     """End the session of the access token; where that has expired, of the refresh token in the body instead.
 
@@ -146,6 +151,26 @@ async def log_out(
     else:
         raise UnauthorizedException
     cookie.delete()
+
+
+@router.post(
+    "/reauthenticate",
+    status_code=204,
+    responses=document(
+        *LIMITED_BODY_ERRORS, *TOKEN_ERRORS, WrongPasswordError, WrongCodeError, SecondFactorNotSetError
+    ),
+)
+async def reauthenticate(body: ReauthenticateRequest, context: ContextDep, caller: SettingUpUser) -> None:
+    """Prove again who you are, by the password or by a code of the second factor, before what answers 403
+    `REAUTHENTICATION_REQUIRED`. It holds for this session, for fifteen minutes (`AUTH_REAUTHENTICATION_SECONDS`).
+
+    Access tokens tell of it (`auth_time`, `amr`) from the next refresh on.
+    """
+    await SessionService(context).reauthenticate(
+        caller,
+        password=body.password.get_secret_value() if body.password is not None else None,
+        code=body.code.get_secret_value() if body.code else None,
+    )
 
 
 @router.get("/sessions", responses=document(*TOKEN_ERRORS))

@@ -35,6 +35,8 @@ from src.core.exceptions import (
     InvalidAccessTokenError,
     LastAdminError,
     PreconditionFailedException,
+    ReauthenticationRequiredError,
+    SecondFactorNotSetError,
     TooManyRequestsException,
     UserDisabledError,
     UserEmailTakenError,
@@ -69,7 +71,11 @@ async def list_users(
     return CountedUserPage(items=items, next_cursor=next_cursor, count=await uow.users.count_records(filters))
 
 
-@router.post("", status_code=201, responses=document(*LIMITED_BODY_ERRORS, *_PERMISSION_ERRORS, UserEmailTakenError))
+@router.post(
+    "",
+    status_code=201,
+    responses=document(*LIMITED_BODY_ERRORS, *_PERMISSION_ERRORS, ReauthenticationRequiredError, UserEmailTakenError),
+)
 async def invite_user(body: InviteRequest, context: ContextDep, caller: UncheckedUsersWriter) -> InvitationResponse:
     """Invite somebody: they choose a password by the link that is emailed to them, and are active then. For
     administrators, and services with `users:write`, which cannot invite administrators.
@@ -104,6 +110,7 @@ async def read_user(
         *BODY_ERRORS,
         *_PERMISSION_ERRORS,
         FieldsForbiddenError,
+        ReauthenticationRequiredError,
         UserNotFoundError,
         UserPendingError,
         LastAdminError,
@@ -130,7 +137,13 @@ async def update_user(
 @router.delete(
     "/{user_id}",
     status_code=204,
-    responses=document(*_PERMISSION_ERRORS, UserNotFoundError, LastAdminError, PreconditionFailedException),
+    responses=document(
+        *_PERMISSION_ERRORS,
+        ReauthenticationRequiredError,
+        UserNotFoundError,
+        LastAdminError,
+        PreconditionFailedException,
+    ),
 )
 async def delete_user(user_id: UUID, context: ContextDep, caller: UncheckedUsersWriter, if_match: IfMatch) -> None:
     """Remove a user and everything about them, at once and for good; they get a notice by email. The address is free
@@ -155,6 +168,17 @@ async def send_password_reset(user_id: UUID, context: ContextDep, caller: Unchec
     `users:write`."""
     await UserService(context).send_password_reset(caller, user_id)
     return Accepted(detail="A link is on its way to the user.")
+
+
+@router.delete(
+    "/{user_id}/second-factor",
+    status_code=204,
+    responses=document(*_PERMISSION_ERRORS, UserNotFoundError, ReauthenticationRequiredError, SecondFactorNotSetError),
+)
+async def reset_second_factor(user_id: UUID, context: ContextDep, caller: UncheckedUsersWriter) -> None:
+    """Remove the second factor of somebody who has lost it, and log them out everywhere; they get a notice by email.
+    For administrators."""
+    await UserService(context).reset_second_factor(caller, user_id)
 
 
 @router.get("/{user_id}/sessions", responses=document(*_PERMISSION_ERRORS, UserNotFoundError))

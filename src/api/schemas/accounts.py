@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from src.api.schemas.fields import EXAMPLE_TOKEN, Body, Token
+from src.api.schemas.fields import EXAMPLE_TOKEN, Body, Code, Token
 from src.core.fields import Email, Name, Password
 from src.core.users import EXAMPLE_ID
 
@@ -68,8 +68,20 @@ class EmailChangeAccepted(Accepted):
     ]
 
 
-class PasswordChangeRequest(Body):
+class CurrentPassword(Body):
+    """The proof of who asks."""
+
     current_password: Password
+    code: Annotated[
+        Code | None,
+        Field(description="Of the second factor, where one is set and no code was proved lately.", examples=["123456"]),
+    ] = None
+
+    def read_code(self) -> str | None:
+        return self.code.get_secret_value() if self.code else None
+
+
+class PasswordChangeRequest(CurrentPassword):
     new_password: Password
 
 
@@ -78,10 +90,8 @@ class PasswordResetRequest(Body):
     new_password: Password
 
 
-class EmailChangeRequest(Body):
+class EmailChangeRequest(CurrentPassword):
     new_email: Email
-    current_password: Password
 
 
-class DeleteAccountRequest(Body):
-    current_password: Password
+class DeleteAccountRequest(CurrentPassword): ...

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import ClassVar
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 
 from src.core.encryption import Encrypted
 from src.core.exceptions import AppException, SecondFactorSetError
@@ -24,7 +24,10 @@ class SecondFactorRepository(BaseRepository[SecondFactorModel]):
     }
 
     async def is_set(self, user_id: UUID) -> bool:
-        return await self.find_confirmed(user_id) is not None
+        query = select(SecondFactorModel.id).where(
+            SecondFactorModel.user_id == user_id, SecondFactorModel.confirmed_at.is_not(None)
+        )
+        return await self._session.scalar(query.execution_options(is_plain=True)) is not None
 
     async def find_confirmed(self, user_id: UUID) -> SecondFactorModel | None:
         """The factor that the user has; not one whose set-up has only begun."""
@@ -88,6 +91,14 @@ class SecondFactorRepository(BaseRepository[SecondFactorModel]):
             RecoveryCodeModel.user_id == user_id, RecoveryCodeModel.code_hash == hash_recovery_code(code, user_id)
         )
         return await self._count_changed(statement) == 1
+
+    async def find_state(self, user_id: UUID) -> tuple[bool, int]:
+        """Whether a factor is set, and how many recovery codes are left."""
+        is_set = exists().where(SecondFactorModel.user_id == user_id, SecondFactorModel.confirmed_at.is_not(None))
+        codes_left = select(func.count()).select_from(RecoveryCodeModel).where(RecoveryCodeModel.user_id == user_id)
+        query = select(is_set, codes_left.scalar_subquery()).execution_options(is_plain=True)
+        row = (await self._session.execute(query)).one()
+        return bool(row[0]), row[1]
 
     async def count_recovery_codes(self, user_id: UUID) -> int:
         query = select(func.count()).select_from(RecoveryCodeModel).where(RecoveryCodeModel.user_id == user_id)
