@@ -1,6 +1,6 @@
 """Second factors: whose secret, which codes were used, and the recovery codes that are left."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 from uuid import UUID
 
@@ -92,3 +92,25 @@ class SecondFactorRepository(BaseRepository[SecondFactorModel]):
     async def count_recovery_codes(self, user_id: UUID) -> int:
         query = select(func.count()).select_from(RecoveryCodeModel).where(RecoveryCodeModel.user_id == user_id)
         return (await self._session.scalars(query)).one()
+
+    async def count_by_key(self) -> Mapping[str, int]:
+        """How many secrets each key has encrypted, those of unfinished set-ups included."""
+        query = select(SecondFactorModel.key_id, func.count()).group_by(SecondFactorModel.key_id)
+        return dict((await self._session.execute(query)).tuples().all())
+
+    async def lock_of_other_keys(self, key_id: str, *, after: UUID | None, limit: int) -> Sequence[SecondFactorModel]:
+        """Those whose secret another key has encrypted, in the order of their ids, from behind the id `after`.
+
+        Without the users' rows: who has these changes nothing else, and so waits for no lock of somebody who has them.
+        """
+        query = select(SecondFactorModel).where(SecondFactorModel.key_id != key_id)
+        if after is not None:
+            query = query.where(SecondFactorModel.id > after)
+        locked = query.order_by(SecondFactorModel.id).limit(limit).with_for_update(key_share=True)
+        return (await self._session.scalars(locked)).all()
+
+    async def replace_secrets(self, secrets: Mapping[UUID, Encrypted]) -> None:
+        """Store the secrets of these factors, by their ids, in the place of what is there."""
+        rows = [{"id": id_, "encrypted_secret": it.data, "key_id": it.key_id} for id_, it in secrets.items()]
+        if rows:
+            await self._session.execute(update(SecondFactorModel), rows)
