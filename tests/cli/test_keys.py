@@ -7,18 +7,22 @@ import stat
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from typer.testing import Result
 
+from src.core.encryption import Encryption
 from src.core.keys import SIGNS_AFTER, load_keys, rotate
+from src.db import AsyncDatabaseManager
 from src.db.migrations import find_revision
-from src.db.models import AuditEventModel
-from tests.support.databases import connected
-from tests.support.factories import DAY
-from tests.support.keys import rotate_ago
+from src.db.models import AuditEventModel, SecondFactorModel
+from tests.support.databases import connected, execute
+from tests.support.factories import DAY, add_users
+from tests.support.keys import make_ring, rotate_ago
 from tests.support.processes import run
+from tests.support.second_factor import store_second_factor
 
 ACCESS_LIFETIME = timedelta(minutes=15)
 IDLE_LIFETIME = timedelta(days=14)
@@ -230,6 +234,120 @@ class TestRetire:
         assert f"There is no key {key_id} in {tmp_path}" in result.stderr
         assert "keys list" in result.stderr
         assert key_ids(tmp_path) == before
+
+
+async def add_factor(database: AsyncDatabaseManager, folder: Path) -> None:
+    """Somebody's, whose secret is encrypted with the current key of this folder."""
+    encryption = Encryption(make_ring(folder, may_generate=False))
+    [user_id] = await add_users(database, {"email": f"person{uuid4().hex}@example.com"})
+    await store_second_factor(database, encryption, user_id)
+
+
+class TestRetireAnEncryptionKey:
+    async def test_it_is_kept_until_nothing_is_encrypted_with_it(
+        self, database: AsyncDatabaseManager, database_url: str, tmp_path: Path
+    ) -> None:
+        rotate_ago(tmp_path, DAY)
+        await add_factor(database, tmp_path)
+        rotate_ago(tmp_path, DAY / 2)
+        old, new = encryption_ids(tmp_path)
+
+        refused = await asyncio.to_thread(run_keys, tmp_path, "retire", old, DATABASE_URL=database_url)
+        assert_kept(refused, tmp_path, old, because="Second factors that it has encrypted: 1. Run `python -m src keys")
+        await asyncio.to_thread(run_keys, tmp_path, "reencrypt", DATABASE_URL=database_url)
+        retired = await asyncio.to_thread(run_keys, tmp_path, "retire", old, DATABASE_URL=database_url)
+
+        assert (retired.exit_code, retired.stderr) == (0, "")
+        assert encryption_ids(tmp_path) == [new]
+
+    @pytest.mark.parametrize("ago", [timedelta(), SIGNS_AFTER + timedelta(seconds=50)], ids=["waits", "has just begun"])
+    def test_it_is_kept_while_requests_may_still_encrypt_with_it(
+        self, migrated_sqlite_copy: str, tmp_path: Path, ago: timedelta
+    ) -> None:
+        rotate_ago(tmp_path, DAY)
+        rotate_ago(tmp_path, ago)
+        old, _ = encryption_ids(tmp_path)
+
+        result = run_keys(tmp_path, "retire", old, DATABASE_URL=migrated_sqlite_copy)
+
+        assert_kept(result, tmp_path, old, because="It may encrypt until")
+
+    def test_it_is_kept_where_the_database_cannot_tell_what_needs_it(self, tmp_path: Path) -> None:
+        rotate_ago(tmp_path / "keys", DAY)
+        rotate_ago(tmp_path / "keys", DAY / 2)
+        old, _ = encryption_ids(tmp_path / "keys")
+
+        result = run_keys(tmp_path / "keys", "retire", old, DATABASE_URL=f"sqlite:///{tmp_path}/users.db")
+
+        assert_kept(result, tmp_path / "keys", old, because="The database cannot tell what needs it")
+        assert [path.name for path in tmp_path.iterdir()] == ["keys"]
+
+    async def test_with_force_it_goes_whatever_needs_it(
+        self, database: AsyncDatabaseManager, database_url: str, tmp_path: Path
+    ) -> None:
+        rotate_ago(tmp_path, DAY)
+        await add_factor(database, tmp_path)
+        [only] = encryption_ids(tmp_path)
+
+        result = await asyncio.to_thread(run_keys, tmp_path, "retire", only, "--force", DATABASE_URL=database_url)
+
+        assert result.exit_code == 0
+        assert encryption_ids(tmp_path) == []
+
+
+class TestReencrypt:
+    async def test_it_tells_how_much_was_encrypted_anew_and_repeating_it_changes_nothing(
+        self, database: AsyncDatabaseManager, database_url: str, tmp_path: Path
+    ) -> None:
+        rotate_ago(tmp_path, DAY)
+        await add_factor(database, tmp_path)
+        rotate_ago(tmp_path, DAY / 2)
+
+        results = [
+            await asyncio.to_thread(run_keys, tmp_path, "reencrypt", *options, DATABASE_URL=database_url)
+            for options in ((), ("--json",))
+        ]
+
+        assert [(it.exit_code, it.stderr) for it in results] == [(0, ""), (0, "")]
+        assert results[0].stdout == "Encrypted anew: 1.\n"
+        assert json.loads(results[1].stdout) == {"reencrypted": 0, "left": {}}
+
+    def test_who_comes_before_the_new_key_encrypts_is_told_when_to_come_again(
+        self, migrated_sqlite_copy: str, tmp_path: Path
+    ) -> None:
+        rotate_ago(tmp_path, DAY)
+        *_, new = rotate(tmp_path, "ES256")
+
+        result = run_keys(tmp_path, "reencrypt", DATABASE_URL=migrated_sqlite_copy)
+
+        assert result.stdout == "Encrypted anew: 0.\n"
+        assert result.stderr == f"{new.id} encrypts from {new.signs_from:%Y-%m-%d %H:%M:%S} UTC: repeat this then.\n"
+
+    async def test_what_was_left_is_told_with_the_key_and_is_a_failure(
+        self, database: AsyncDatabaseManager, database_url: str, tmp_path: Path
+    ) -> None:
+        rotate_ago(tmp_path / "lost", DAY)
+        rotate_ago(tmp_path, DAY)
+        for folder in (tmp_path / "lost", tmp_path):
+            await add_factor(database, folder)
+        [lost], [damaged] = encryption_ids(tmp_path / "lost"), encryption_ids(tmp_path)
+        await execute(database, update(SecondFactorModel).values(encrypted_secret=b"not what it was"))
+        rotate_ago(tmp_path, DAY / 2)
+
+        result = await asyncio.to_thread(run_keys, tmp_path, "reencrypt", DATABASE_URL=database_url)
+
+        assert (result.exit_code, result.stdout) == (1, "Encrypted anew: 0.\n")
+        assert result.stderr.splitlines() == [
+            f"Left as they are: 1 that {lost} has encrypted, which is not here: put its file back.",
+            f"Left as they are: 1 that {damaged} has encrypted, since they were changed, or moved.",
+        ]
+
+    def test_without_a_key_it_makes_none(self, tmp_path: Path) -> None:
+        result = run_keys(tmp_path / "keys", "reencrypt", DATABASE_URL=f"sqlite:///{tmp_path}/users.db")
+
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"There is no encryption key in {tmp_path}/keys: make keys with")
+        assert list(tmp_path.iterdir()) == []
 
 
 @dataclass
