@@ -96,7 +96,7 @@ class SecondFactorRepository(BaseRepository[SecondFactorModel]):
     async def count_by_key(self) -> Mapping[str, int]:
         """How many secrets each key has encrypted, those of unfinished set-ups included."""
         query = select(SecondFactorModel.key_id, func.count()).group_by(SecondFactorModel.key_id)
-        return dict((await self._session.execute(query)).tuples().all())
+        return dict((await self._session.execute(query)).all())
 
     async def lock_of_other_keys(self, key_id: str, *, after: UUID | None, limit: int) -> Sequence[SecondFactorModel]:
         """Those whose secret another key has encrypted, in the order of their ids, from behind the id `after`.
