@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from src.core.encryption import Encrypted
 from src.core.exceptions import AppException, SecondFactorSetError
@@ -50,6 +50,15 @@ class SecondFactorRepository(BaseRepository[SecondFactorModel]):
             .values(confirmed_at=utc_now(), last_step=step)
         )
         return await self._count_changed(statement) == 1
+
+    async def add_confirmed(self, secrets: Mapping[UUID, Encrypted]) -> None:
+        """Insert factors that users have from elsewhere, by the users' ids: their apps have the secrets already."""
+        rows = [
+            {"user_id": user_id, "encrypted_secret": secret.data, "key_id": secret.key_id, "confirmed_at": utc_now()}
+            for user_id, secret in secrets.items()
+        ]
+        if rows:
+            await self._session.execute(insert(SecondFactorModel), rows)
 
     async def claim_step(self, user_id: UUID, step: int) -> bool:
         """Use the code of this time step up, and those of all before (RFC 6238, section 5.2). Of two who try at once,
