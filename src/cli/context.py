@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from src.cli.output import fail, in_database
 from src.core.exceptions import AppException
+from src.core.keys import NoKeysError
 from src.core.settings import get_settings
 from src.db.database import AsyncDatabaseManager
 from src.db.unit_of_work import open_unit_of_work
@@ -17,13 +18,15 @@ Result = TypeVar("Result")
 def with_context(work: Callable[[Context], Awaitable[Result]]) -> Result:
     """What the work makes of a context, on the database of DATABASE_URL.
 
-    Ends the command with its sentence if a service refuses. Emails are queued where SMTP is configured: a running
-    service or worker sends them.
+    Ends the command with a sentence if a service refuses, or needs keys that are not there. Emails are queued where
+    SMTP is configured: a running service or worker sends them.
     """
     try:
         return in_database(lambda database: _in_context(database, work))
     except AppException as refusal:
         fail(_sentence(refusal))
+    except NoKeysError as error:
+        fail(str(error))
 
 
 def with_context_if_ready(work: Callable[[Context], Awaitable[Result]]) -> Result | None:

@@ -342,6 +342,18 @@ class TestReencrypt:
             f"Left as they are: 1 that {damaged} has encrypted, since they were changed, or moved.",
         ]
 
+    def test_where_another_kind_is_missing_it_is_told_which(self, migrated_sqlite_copy: str, tmp_path: Path) -> None:
+        for key in rotate(tmp_path, "ES256")[:2]:
+            key.path.unlink()
+        production = {"APP_ENV": "production", "SERVER_PUBLIC_URL": "https://accounts.example.com"}
+
+        result = run_keys(
+            tmp_path, "reencrypt", DATABASE_URL=migrated_sqlite_copy, AUTH_BCRYPT_ROUNDS="12", **production
+        )
+
+        assert result.exit_code == 1
+        assert result.stderr.startswith("There is no ES256 key (*.pem), no refresh secret (*.secret) in ")
+
     def test_without_a_key_it_makes_none(self, tmp_path: Path) -> None:
         result = run_keys(tmp_path / "keys", "reencrypt", DATABASE_URL=f"sqlite:///{tmp_path}/users.db")
 
