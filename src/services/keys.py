@@ -12,7 +12,7 @@ from src.core.encryption import DecryptionError, Encrypted
 from src.db.models import EventKind, SecondFactorModel
 from src.services.context import Service
 
-BATCH = 500  # while one is encrypted anew, some ten milliseconds, its owners wait for a code to work
+BATCH = 500  # takes some fifty milliseconds, in which codes of its owners wait
 
 
 @dataclass(slots=True)
