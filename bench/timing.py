@@ -19,7 +19,10 @@ from http.client import HTTPConnection
 from bench.databases import DATABASES
 from bench.limits import Limit, report
 from bench.service import PASSWORD, Service, running_service
+from src.core.encryption import Encryption
 from src.core.passwords import hash_password
+from src.core.settings import get_settings
+from src.core.tokens import TokenSigner
 from src.db import AsyncDatabaseManager
 from src.services.imports import import_people
 
@@ -70,7 +73,8 @@ def prepare(url: str, service: Service) -> None:
 
 async def _import(url: str, lines: io.BytesIO) -> None:
     database = AsyncDatabaseManager(url)
-    counts = await import_people(database, lines, report=lambda *_: None)
+    encryption = Encryption(TokenSigner.from_settings(get_settings()).keys)
+    counts = await import_people(database, lines, encryption=encryption, report=lambda *_: None)
     await database.disconnect()
     assert not counts.refused, counts
 

@@ -144,7 +144,7 @@ def test_production_without_smtp_stops_the_start_with_one_clear_sentence(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["users.db", "users.db-wal", "keys/*.pem", "keys/*.secret"])
+@pytest.mark.parametrize("name", ["users.db", "users.db-wal", "keys/*.pem", "keys/*.secret", "keys/*.key"])
 def test_production_refuses_a_file_of_secrets_that_everyone_may_open(
     production: dict[str, str], tmp_path: Path, name: str
 ) -> None:
@@ -154,6 +154,25 @@ def test_production_refuses_a_file_of_secrets_that_everyone_may_open(
     path.chmod(0o604)
 
     assert_refused(tmp_path, production, f"Everyone on this machine may open {path}: chmod 600 {path}.")
+
+
+@pytest.mark.slow
+def test_production_without_an_encryption_key_stops_the_start_and_names_it(
+    production: dict[str, str], tmp_path: Path
+) -> None:
+    [path] = tmp_path.glob("keys/*.key")
+    path.unlink()
+
+    assert_refused(tmp_path, production, f"There is no encryption key (*.key) in {tmp_path}/keys (JWT_KEYS_DIR)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".pem", ".secret", ".key"])
+def test_production_refuses_a_key_that_was_generated(production: dict[str, str], tmp_path: Path, suffix: str) -> None:
+    [path] = tmp_path.glob(f"keys/*{suffix}")
+    generated = path.rename(path.with_name(f"development{suffix}"))
+
+    assert_refused(tmp_path, production, f"{generated} was made up for development")
 
 
 @pytest.mark.slow

@@ -180,9 +180,9 @@ def _check_email(settings: Settings, email: SendsEmail | None) -> None:
 
 def _check_keys(ring: KeyRing, settings: Settings) -> None:
     try:
-        keys = [*ring.access_keys, *ring.refresh_keys]
+        keys = [*ring.access_keys, *ring.refresh_keys, *ring.encryption_keys]
     except (NoKeysError, OSError) as error:
-        raise StartupRefused(f"The keys that sign tokens cannot be read: {error}") from None
+        raise StartupRefused(f"The keys cannot be read: {error}") from None
     if not settings.is_production:
         return
     generated = [key.path for key in keys if key.is_generated]

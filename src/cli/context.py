@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from src.cli.output import fail, in_database
 from src.core.exceptions import AppException
+from src.core.keys import NoKeysError
 from src.core.settings import get_settings
 from src.db.database import AsyncDatabaseManager
 from src.db.unit_of_work import open_unit_of_work
@@ -17,35 +18,36 @@ Result = TypeVar("Result")
 def with_context(work: Callable[[Context], Awaitable[Result]]) -> Result:
     """What the work makes of a context, on the database of DATABASE_URL.
 
-    Ends the command with its sentence if a service refuses. Emails are queued where SMTP is configured: a running
-    service or worker sends them.
+    Ends the command with a sentence if a service refuses, or needs keys that are not there. Emails are queued where
+    SMTP is configured: a running service or worker sends them.
     """
     try:
         return in_database(lambda database: _in_context(database, work))
     except AppException as refusal:
         fail(_sentence(refusal))
+    except NoKeysError as error:
+        fail(str(error))
 
 
-def with_context_if_ready(work: Callable[[Context], Awaitable[object]]) -> bool:
-    """Do the work on the database of DATABASE_URL if that is ready, and tell whether it was done. No file is made and
-    nothing is migrated."""
+def with_context_if_ready(work: Callable[[Context], Awaitable[Result]]) -> Result | None:
+    """What the work makes of a context, on the database of DATABASE_URL; `None` if that is not ready. No file is made
+    and nothing is migrated."""
     return asyncio.run(_in_context_if_ready(work))
 
 
-async def _in_context_if_ready(work: Callable[[Context], Awaitable[object]]) -> bool:
+async def _in_context_if_ready(work: Callable[[Context], Awaitable[Result]]) -> Result | None:
     try:
         database = AsyncDatabaseManager(get_settings().database_url)
     except ValueError:
-        return False
+        return None
     if database.is_sqlite and not database.files:
-        return False
+        return None
     try:
-        await _in_context(database, work)
+        return await _in_context(database, work)
     except Exception:  # noqa: BLE001 - a driver may raise anything when it is given a wrong URL, and quote it
-        return False
+        return None
     finally:
         await database.disconnect()
-    return True
 
 
 async def _in_context(database: AsyncDatabaseManager, work: Callable[[Context], Awaitable[Result]]) -> Result:

@@ -21,14 +21,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from src.core.files import how_to_close, who_else_may_open
-from src.core.keys import Key, NoKeysError, load_keys, signer
+from src.core.keys import Key, NoKeysError, find_missing, load_keys, signer, signing_keys
 from src.core.settings import Settings, get_settings
 from src.db.base import utc_now
 from src.db.connections import CONNECT_TIMEOUT_SECONDS, sqlite_path
 from src.db.database import AsyncDatabaseManager
 from src.db.migrations import find_revision, head, is_current
 from src.db.models import UserModel
-from src.db.repositories import OutboxRepository
+from src.db.repositories import OutboxRepository, SecondFactorRepository
 from src.email import EmailUtils
 from src.services.outbox import STUCK_AFTER
 
@@ -54,7 +54,7 @@ class Finding:
 class Check:
     name: str
     run: Callable[[Settings], Awaitable[Sequence[Finding]]]
-    needs: str = ""  # the check before it that must not have been blocked
+    needs: Sequence[str] = ()  # the checks before it that must not have been blocked
 
 
 async def examine() -> Sequence[Finding]:
@@ -64,7 +64,7 @@ async def examine() -> Sequence[Finding]:
         return [*settings, *dict.fromkeys(_skip(check, "the settings do not work") for check in CHECKS[1:])]
     findings: list[Finding] = []
     for check in CHECKS:
-        reasons = [finding.blocks for finding in findings if finding.check == check.needs and finding.blocks]
+        reasons = [finding.blocks for finding in findings if finding.check in check.needs and finding.blocks]
         findings += [_skip(check, reasons[0])] if reasons else await _run(check, settings)
     return list(dict.fromkeys(findings))
 
@@ -205,24 +205,25 @@ async def check_outbox(settings: Settings) -> Sequence[Finding]:
 
 async def check_keys(settings: Settings) -> Sequence[Finding]:
     try:
-        access, refresh, _ = load_keys(settings.jwt_keys_dir)
+        keys = load_keys(settings.jwt_keys_dir)
     except (NoKeysError, OSError, ValueError) as error:
         advice = "Repair the file, or take it away and make new keys with `python -m src keys rotate`."
         return [Finding("keys", "problem", f"They cannot be read: {error}", advice, "the keys cannot be read")]
-    signing = [key for key in access if key.algorithm == settings.jwt_algorithm]
-    if not (signing and refresh):
-        return [_missing_keys(settings), *_check_key_files([*access, *refresh], settings)]
+    every_key = [key for kind in keys for key in kind]
+    if missing := find_missing(keys, settings.jwt_algorithm):
+        return [_missing_keys(missing, settings), *_check_key_files(every_key, settings)]
     return [
-        Finding("keys", "ok", _signing_summary("Access", signing)),
-        Finding("keys", "ok", _signing_summary("Refresh", refresh)),
-        Finding("keys", "ok", _sharing_summary([*access, *refresh], settings)),
-        *_check_key_files([*access, *refresh], settings),
+        Finding("keys", "ok", _summary("Access tokens are signed", signing_keys(keys, settings.jwt_algorithm))),
+        Finding("keys", "ok", _summary("Refresh tokens are signed", keys.refresh)),
+        Finding("keys", "ok", _summary("Second factors are encrypted", keys.encryption)),
+        Finding("keys", "ok", _sharing_summary(every_key, settings)),
+        *_check_key_files(every_key, settings),
     ]
 
 
-def _missing_keys(settings: Settings) -> Finding:
+def _missing_keys(missing: str, settings: Settings) -> Finding:
     folder = settings.jwt_keys_dir
-    text = f"There is no {settings.jwt_algorithm} key, or no secret, to sign with in {folder}."
+    text = f"There is {missing} in {folder}."
     if settings.is_production:
         return Finding("keys", "problem", text, "Make them with `python -m src keys rotate`.")
     try:
@@ -232,12 +233,12 @@ def _missing_keys(settings: Settings) -> Finding:
     return Finding("keys", "warning", text, "The first start makes some for development.")
 
 
-def _signing_summary(kind: str, keys: Sequence[Key]) -> str:
-    """Which key signs, how old it is, and which will follow."""
-    now, signs = utc_now(), signer(keys)
+def _summary(what: str, keys: Sequence[Key]) -> str:
+    """Which key signs or encrypts, how old it is, and which will follow."""
+    now, current = utc_now(), signer(keys)
     waiting = [f"; {key.id} from {key.signs_from:%Y-%m-%d %H:%M:%S} UTC on" for key in keys if key.signs_from > now]
-    follow = "".join(waiting) if signs.signs_from <= now else ""
-    return f"{kind} tokens are signed by {signs.id}, {_age(signs)}{follow}."
+    follow = "".join(waiting) if current.signs_from <= now else ""
+    return f"{what} by {current.id}, {_age(current)}{follow}."
 
 
 def _sharing_summary(keys: Sequence[Key], settings: Settings) -> str:
@@ -265,6 +266,25 @@ def _check_modes(check: str, paths: Iterable[Path]) -> Iterator[Finding]:
         if who := who_else_may_open(path):
             status: Status = "problem" if who == "Everyone" else "warning"
             yield Finding(check, status, f"{who} on this machine may open {path}.", f"{how_to_close(path)}.")
+
+
+async def check_secrets(settings: Settings) -> Sequence[Finding]:
+    """What is encrypted in the database, and whether its keys are here."""
+    keys = {key.id: key for key in load_keys(settings.jwt_keys_dir).encryption}
+    async with _session(settings) as session:
+        counts = await SecondFactorRepository(session).count_by_key()
+    lost = [_lost_key(key_id, count, settings) for key_id, count in counts.items() if key_id not in keys]
+    current = signer([*keys.values()]).id if keys else None
+    waiting = sum(count for key_id, count in counts.items() if key_id in keys and key_id != current)
+    if waiting:
+        advice = "Before one of these is retired, run `python -m src keys reencrypt`."
+        return [*lost, Finding("secrets", "ok", f"Second factors that other keys have encrypted: {waiting}.", advice)]
+    return lost or [Finding("secrets", "ok", "No second factor needs another key than the current one.")]
+
+
+def _lost_key(key_id: str, count: int, settings: Settings) -> Finding:
+    text = f"The encryption key {key_id} is not in {settings.jwt_keys_dir}, and second factors need it: {count}."
+    return Finding("secrets", "problem", text, "Put its file back: until then their owners cannot log in with a code.")
 
 
 # --- email ---
@@ -318,11 +338,10 @@ _CLOCK_ADVICE = "Synchronise the clocks (NTP): tokens and links end too early or
 
 
 async def check_clock_by_keys(settings: Settings) -> Sequence[Finding]:
-    access, refresh, _ = load_keys(settings.jwt_keys_dir)
-    for key in (*access, *refresh):
+    for key in (key for kind in load_keys(settings.jwt_keys_dir) for key in kind):
         if key.created_at > utc_now() + CLOCK_WARNING:
             text = f"{key.path.name} is from the future, so the clock is wrong, or was."
-            return [Finding("clock", "warning", text, f"{_CLOCK_ADVICE} The key signs only when its time has come.")]
+            return [Finding("clock", "warning", text, f"{_CLOCK_ADVICE} The key is used only when its time has come.")]
     return [Finding("clock", "ok", "No key is from the future.")]
 
 
@@ -369,12 +388,13 @@ async def check_proxy(_settings: Settings) -> Sequence[Finding]:
 CHECKS = (
     Check("settings", check_settings),
     Check("database", check_database),
-    Check("schema", check_schema, needs="database"),
-    Check("outbox", check_outbox, needs="schema"),
+    Check("schema", check_schema, needs=("database",)),
+    Check("outbox", check_outbox, needs=("schema",)),
     Check("keys", check_keys),
+    Check("secrets", check_secrets, needs=("schema", "keys")),
     Check("smtp", check_smtp),
-    Check("clock", check_clock_by_keys, needs="keys"),
-    Check("clock", check_clock_by_database, needs="database"),
-    Check("clock", check_clock_by_users, needs="schema"),
+    Check("clock", check_clock_by_keys, needs=("keys",)),
+    Check("clock", check_clock_by_database, needs=("database",)),
+    Check("clock", check_clock_by_users, needs=("schema",)),
     Check("proxy", check_proxy),
 )

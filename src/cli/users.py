@@ -17,8 +17,12 @@ from src.cli.context import with_context
 from src.cli.output import AsJson, fail, in_database, print_json
 from src.core.addresses import normalize_email
 from src.core.callers import Operator
+from src.core.encryption import Encryption
 from src.core.exceptions import UserEmailTakenError, UserNotFoundError
 from src.core.fields import Email, Password, SearchText, reason_of
+from src.core.keys import NoKeysError
+from src.core.settings import get_settings
+from src.core.tokens import TokenSigner
 from src.core.users import UserRecord
 from src.db.repositories import Order, UserFilter
 from src.services import AccountService, Context, UserService
@@ -155,9 +159,11 @@ def import_users(
 ) -> None:
     """Take people over from another system, with the hashes of their passwords.
 
-    Each line is {"email", "hashed_password"}, and "name", "is_active", "is_admin" where they are known. Addresses that
-    have an account are left as they are, so repeating an import changes nothing, and ends one that was interrupted.
+    Each line is {"email", "hashed_password"}, and "name", "is_active", "is_admin", "totp_secret" where they are known.
+    Addresses that have an account are left as they are, so repeating an import changes nothing, and ends one that was
+    interrupted.
     """
+    encryption = Encryption(TokenSigner.from_settings(get_settings()).keys)
     is_shown = sys.stderr.isatty() and file.seekable()
 
     def report(line: int, reason: str) -> None:
@@ -165,7 +171,11 @@ def import_users(
 
     try:
         with _progress(file) if is_shown else nullcontext(file) as lines:
-            counts = in_database(lambda database: import_people(database, lines, report=report, dry_run=dry_run))
+            counts = in_database(
+                lambda database: import_people(database, lines, encryption=encryption, report=report, dry_run=dry_run)
+            )
+    except NoKeysError as error:
+        fail(f"Second factors cannot be encrypted. {error} Then repeat the import: it goes on where it stopped.")
     except KeyboardInterrupt:
         typer.echo("Interrupted. Repeat the import: it goes on where it stopped.", err=True)
         raise

@@ -44,7 +44,7 @@ class Encryption:
         nonce, data = encrypted.data[:_NONCE_BYTES], encrypted.data[_NONCE_BYTES:]
         try:
             return AESGCM(_bytes_of(key)).decrypt(nonce, data, user_id.bytes).decode()
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # `ValueError` where not even the nonce is whole
             raise DecryptionError(f"What the key {encrypted.key_id} has encrypted was changed, or moved.") from None
 
 

@@ -45,7 +45,8 @@ _GENERATED = "development"
 
 
 class NoKeysError(Exception):
-    """There is no key to sign with, or a file that should hold one does not. The text says which, and what to do."""
+    """There is no key to sign or encrypt with, or a file that should hold one does not. The text says which, and what
+    to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Keys(NamedTuple):
 class KeyRing:
     """The keys of a folder, read again when files come or go.
 
-    Keys that were read once are kept while the folder is away, cannot be read, or has none to sign with: it may be
+    Keys that were read once are kept while the folder is away, cannot be read, or lacks one of a kind: it may be
     mounted anew, or a file be half written. `NoKeysError` or `OSError` is raised only as long as none has been read.
     With `may_generate`, keys that are missing then are made once, by whichever worker is first.
     """
@@ -125,7 +126,7 @@ class KeyRing:
 
     def access_signer(self) -> Key:
         self.reload_if_changed()
-        return signer(self._signing(self._keys))
+        return signer(signing_keys(self._keys, self._algorithm))
 
     def refresh_signer(self) -> Key:
         return signer(self.refresh_keys)
@@ -155,8 +156,8 @@ class KeyRing:
         if files == self._files:
             return
         keys = load_keys(self._folder)
-        if not self._is_complete(keys):
-            keys = self._generate(keys)
+        if missing := find_missing(keys, self._algorithm):
+            keys = self._generate(keys, missing)
         self._keys, self._files = keys, files
         if self._trouble:
             log.warning("The keys in %s can be read again", self._folder)
@@ -168,26 +169,34 @@ class KeyRing:
         self._trouble = trouble
         self._files = None  # what comes back under the same names may be other keys
 
-    def _is_complete(self, keys: Keys) -> bool:
-        return bool(self._signing(keys) and keys.refresh and keys.encryption)
-
-    def _signing(self, keys: Keys) -> Sequence[Key]:
-        return [key for key in keys.access if key.algorithm == self._algorithm]
-
-    def _generate(self, keys: Keys) -> Keys:
+    def _generate(self, keys: Keys, missing: str) -> Keys:
         """Make what is missing, but never beside keys that were read: their folder is away, and will be back."""
         if not self._may_generate or self._keys.access:
             raise NoKeysError(
-                f"There is no {self._algorithm} key, no secret, or no encryption key in {self._folder} "
-                "(JWT_KEYS_DIR): make them with `python -m src keys rotate`."
+                f"There is {missing} in {self._folder} (JWT_KEYS_DIR): make keys with `python -m src keys rotate`."
             )
-        if not self._signing(keys):
+        if not signing_keys(keys, self._algorithm):
             _write_once(self._folder / f"{_GENERATED}-{self._algorithm.lower()}.pem", _new_pem(self._algorithm))
         if not keys.refresh:
             _write_once(self._folder / f"{_GENERATED}.secret", _new_secret())
         if not keys.encryption:
             _write_once(self._folder / f"{_GENERATED}.key", _new_encryption_key())
         return load_keys(self._folder)
+
+
+def signing_keys(keys: Keys, algorithm: Algorithm) -> Sequence[Key]:
+    """Those of the access keys that may sign. Keys of other algorithms only verify."""
+    return [key for key in keys.access if key.algorithm == algorithm]
+
+
+def find_missing(keys: Keys, algorithm: Algorithm) -> str:
+    """Which kinds of key are missing, as a sentence tells them; empty if none is."""
+    kinds = {
+        f"no {algorithm} key (*.pem)": signing_keys(keys, algorithm),
+        "no refresh secret (*.secret)": keys.refresh,
+        "no encryption key (*.key)": keys.encryption,
+    }
+    return ", ".join(kind for kind, there in kinds.items() if not there)
 
 
 def signer(keys: Sequence[Key]) -> Key:

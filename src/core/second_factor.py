@@ -9,14 +9,20 @@ import io
 import re
 import secrets
 import time
-from base64 import b32encode
+from base64 import b32decode, b32encode
 from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from pyotp import TOTP
 
 RECOVERY_CODES = 10
 
 _STEP_SECONDS = 30
 _DRIFT = 1  # steps, either way: clocks differ, and people type slowly (RFC 6238, section 5.2)
+_LEAST_TOTP_SECRET_BYTES = 10
 _RECOVERY_CODE_BYTES = 10  # 80 bits: no hash of it can be guessed offline (ASVS 5.0, 6.5.2)
 _TOTP_CODE = re.compile(r"[0-9]{6}")
 
@@ -26,18 +32,45 @@ def new_totp_secret() -> str:
     return b32encode(secrets.token_bytes(20)).decode()
 
 
-def find_step(secret: str, code: str) -> int | None:
-    """The time step whose code this is, of now and one either way; `None` for a wrong code."""
+def normalize_totp_secret(text: str) -> str:
+    """A secret of another system, as this one writes its own: capitals without spaces and padding.
+
+    Raises `ValueError`. RFC 4226 (section 4, R6) asks for 128 bits, but many systems have shared secrets of 80, which
+    people's apps hold: to refuse those would take the second factor from them.
+    """
+    secret = text.replace(" ", "").rstrip("=")
+    try:
+        decoded = b32decode(secret + "=" * (-len(secret) % 8), casefold=True)
+    except ValueError:
+        raise ValueError("is not base32") from None
+    if len(decoded) < _LEAST_TOTP_SECRET_BYTES:
+        raise ValueError(f"must have at least {8 * _LEAST_TOTP_SECRET_BYTES} bits")
+    return secret.upper()
+
+
+def find_step(secret: str, code: str, *, at: float | None = None) -> int | None:
+    """The time step whose code this is, of the one at this time (in seconds since 1970; by default now) and one either
+    way; `None` for a wrong code."""
     code = code.replace(" ", "")
     if not _TOTP_CODE.fullmatch(code):
         return None
-    from pyotp import TOTP
-
-    totp, now = TOTP(secret), int(time.time()) // _STEP_SECONDS
+    totp, now = _totp_class()(secret), int(time.time() if at is None else at) // _STEP_SECONDS
     for step in range(now - _DRIFT, now + _DRIFT + 1):
         if hmac.compare_digest(totp.generate_otp(step), code):
             return step
     return None
+
+
+@cache
+def _totp_class() -> type["TOTP"]:
+    from pyotp import TOTP
+
+    class ShorterTOTP(TOTP):
+        """By itself the library refuses secrets below 112 bits, which other systems have given out."""
+
+        min_secret_length_bits = 8 * _LEAST_TOTP_SECRET_BYTES
+
+    return ShorterTOTP
 
 
 def otpauth_uri(secret: str, *, account: str, issuer: str) -> str:

@@ -250,7 +250,7 @@ class AuditEventModel(BaseModel):
     actor_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"), index=True)
     client_id: Mapped[UUID | None] = mapped_column(ForeignKey("service_clients.id"))  # or on which service
     address_hash: Mapped[str | None] = mapped_column(String(64))  # keyed, of a typed address that nobody owns
-    # Which fields an update changed and what rights it gave, or the ids of the keys that were made or retired.
+    # Which fields an update changed and what rights it gave, what an import brought, or the ids of keys.
     changes: Mapped[str | None] = mapped_column(String(100))
     origin: Mapped[str | None] = mapped_column(String(45))  # the address of the client, or "command line"
 

@@ -1,4 +1,4 @@
-"""Taking people over from another system, with the hashes of their passwords.
+"""Taking people over from another system, with the hashes of their passwords and the secrets of their second factors.
 
 It has the database itself, as no request asks for it: a file of any size is read once, in batches that are transactions
 of their own. No reason for a refusal repeats a piece of the file.
@@ -15,8 +15,10 @@ from typing import Annotated, Protocol
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from src.core.encryption import Encryption
 from src.core.fields import Email, Name, reason_of
 from src.core.passwords import parse_hash
+from src.core.second_factor import normalize_totp_secret
 from src.db.database import AsyncDatabaseManager
 from src.db.models import EventKind, EventOutcome
 from src.db.unit_of_work import UnitOfWork, open_unit_of_work
@@ -48,16 +50,21 @@ class Person(BaseModel):
     name: Name | None = None
     is_active: bool = True
     is_admin: bool = False
+    totp_secret: Annotated[str, Field(max_length=128), AfterValidator(normalize_totp_secret)] | None = None
 
-    @field_validator("name", mode="before")
+    @field_validator("name", "totp_secret", mode="before")
     @classmethod
-    def _no_name(cls, name: object) -> object:
+    def _none_if_empty(cls, text: object) -> object:
         """Exports write an empty one where there is none."""
-        return None if isinstance(name, str) and not name.strip() else name
+        return None if isinstance(text, str) and not text.strip() else text
 
     def rights(self) -> str | None:
         """What the event says of the account."""
-        described = {"is_admin=true": self.is_admin, "is_active=false": not self.is_active}
+        described = {
+            "is_admin=true": self.is_admin,
+            "is_active=false": not self.is_active,
+            "second_factor": self.totp_secret is not None,
+        }
         return " ".join(text for text, holds in described.items() if holds) or None
 
 
@@ -77,9 +84,17 @@ class ImportCounts:
 
 
 async def import_people(
-    database: AsyncDatabaseManager, file: ReadsLines, *, report: Report, dry_run: bool = False
+    database: AsyncDatabaseManager,
+    file: ReadsLines,
+    *,
+    encryption: Encryption,
+    report: Report,
+    dry_run: bool = False,
 ) -> ImportCounts:
     """Make an active account of each line, as if its address had been confirmed: sign-ups that wait for it end.
+
+    The codes of a person's authenticator app go on working. Only their secret needs a key: where it cannot be
+    encrypted, `NoKeysError` or `OSError` is raised, and the batch is not stored.
 
     An address that has an account is left as it is, so repeating an import changes nothing, and ends one that was
     interrupted. `report` gets the number of each line that is refused, and why. A `dry_run` only reads.
@@ -89,13 +104,13 @@ async def import_people(
     async with open_unit_of_work(database) as uow:
         with closing(_SeenAddresses()) as seen:
             while batch := list(islice(people, BATCH)):
-                imported = await (_count_new(uow, batch, seen) if dry_run else _store(uow, batch))
+                imported = await (_count_new(uow, batch, seen) if dry_run else _store(uow, batch, encryption))
                 counts.imported += imported
                 counts.unchanged += len(batch) - imported
     return counts
 
 
-async def _store(uow: UnitOfWork, batch: Sequence[Person]) -> int:
+async def _store(uow: UnitOfWork, batch: Sequence[Person], encryption: Encryption) -> int:
     """How many are new; the first line of an address counts."""
     people = dict[str, Person]()
     for person in batch:
@@ -105,7 +120,12 @@ async def _store(uow: UnitOfWork, batch: Sequence[Person]) -> int:
     for email in await uow.users.find_owned(people):
         del people[email]
     await uow.users.delete_pending(*people)
-    added = await uow.users.add_unless_owned([person.model_dump() for person in people.values()])
+    accounts = [person.model_dump(exclude={"totp_secret"}) for person in people.values()]
+    added = await uow.users.add_unless_owned(accounts)
+    secrets = {user_id: people[email].totp_secret for email, user_id in added.items()}
+    await uow.second_factors.add_confirmed(
+        {user_id: encryption.encrypt(secret, user_id=user_id) for user_id, secret in secrets.items() if secret}
+    )
     rights = {user_id: people[email].rights() for email, user_id in added.items()}
     await uow.events.record_each(EventKind.USER_IMPORT, EventOutcome.SUCCESS, changes=rights, origin=COMMAND_LINE)
     await uow.commit()

@@ -13,6 +13,7 @@ from src.db.database import AsyncDatabaseManager
 from src.db.repositories import BaseRepository, Condition
 from src.db.unit_of_work import UnitOfWork, open_unit_of_work
 from src.services.limits import ORIGIN_KNOWN_FOR
+from src.services.second_factor import SET_UP_LIFETIME
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ class Purged:
 
 async def purge(database: AsyncDatabaseManager, settings: Settings) -> Purged:
     """Delete expired tokens, sessions that ended some time ago, sign-ups that no link can activate any more, emails
-    that were sent or dropped, old dead letters, events older than AUDIT_RETENTION_SECONDS, and limits that nobody is
-    near."""
+    that were sent or dropped, old dead letters, events older than AUDIT_RETENTION_SECONDS, set-ups of second
+    factors that were never confirmed, and limits that nobody is near."""
     now = utc_now()
     abandoned_before = now - timedelta(seconds=settings.auth_activation_ttl_seconds)
     events_before = now - timedelta(seconds=settings.audit_retention_seconds)
@@ -54,6 +55,7 @@ async def purge(database: AsyncDatabaseManager, settings: Settings) -> Purged:
             if await uow.events.may_delete()
             else 0,
         )
+        await _purge(uow, uow.second_factors, uow.second_factors.abandoned(now - SET_UP_LIFETIME))
         await _purge_limits(uow)
         return purged
 

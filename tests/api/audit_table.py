@@ -16,6 +16,7 @@ from uuid import UUID
 from httpx import Response
 from sqlalchemy import update
 
+from src.api.dependencies import runtime_of
 from src.core.passwords import hash_password
 from src.db.models import EventKind, UserModel
 from src.services.clients import ClientSecret
@@ -651,7 +652,8 @@ async def an_administrator_made_by_command_of_an_owned_address(stage: Stage) -> 
 @leaves(EventKind.USER_IMPORT, on="ana", changes="is_admin=true", origin="command line")
 async def an_import(stage: Stage) -> Action:
     line = json.dumps({"email": stage.address(), "hashed_password": HASH, "is_admin": True}).encode()
-    return import_people(stage.service.database, BytesIO(line), report=lambda *_: None)
+    encryption = runtime_of(stage.service.app).encryption
+    return import_people(stage.service.database, BytesIO(line), encryption=encryption, report=lambda *_: None)
 
 
 @leaves(EventKind.KEY_ROTATION, changes="an-access-key a-secret", origin="command line")

@@ -377,7 +377,7 @@ class TestDiscovery:
     async def test_an_access_token_tells_nothing_else_of_the_person(self, ana: LoggedIn) -> None:
         claims = jwt.decode(ana.access_token, options={"verify_signature": False})
 
-        assert claims.keys() == {"iss", "aud", "sub", "sid", "iat", "exp", "jti"}
+        assert claims.keys() == {"iss", "aud", "sub", "sid", "iat", "exp", "jti", "auth_time", "amr"}
 
     @pytest.mark.parametrize("path", ["/.well-known/jwks.json", "/.well-known/oauth-authorization-server"])
     async def test_it_may_be_cached_as_long_as_a_new_key_waits_and_no_longer(self, service: Service, path: str) -> None:

@@ -129,7 +129,7 @@ def test_serve_starts_the_service_on_the_port_it_is_told_and_stops_when_told(tmp
         running.wait_until_ready()
         running.send(signal.SIGTERM)
 
-    assert sorted(path.suffix for path in (tmp_path / "keys").iterdir()) == [".pem", ".secret"]
+    assert sorted(path.suffix for path in (tmp_path / "keys").iterdir()) == [".key", ".pem", ".secret"]
     assert "Application shutdown complete" in running.log
 
 

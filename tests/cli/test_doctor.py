@@ -20,17 +20,19 @@ from unittest.mock import ANY
 import pytest
 from sqlalchemy import text
 
-from src.core.keys import KeyRing, rotate
+from src.core.encryption import Encryption
+from src.core.keys import KeyRing, load_keys, rotate
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.migrations import head
 from src.db.models import OutboxStatus, UserModel
 from tests.support.certificates import make_certificate, tls_of
 from tests.support.databases import PostgreSQL, connected, migrate_at, writing
-from tests.support.factories import DAY
-from tests.support.keys import rotate_ago
+from tests.support.factories import DAY, add_users
+from tests.support.keys import make_ring, rotate_ago
 from tests.support.outbox import add_email
 from tests.support.processes import ROOT, run
+from tests.support.second_factor import store_second_factor
 from tests.support.smtp_server import MailServer
 
 FIRST_REVISION = "b15d14370105"
@@ -152,7 +154,7 @@ class TestReport:
 
         assert {it["status"] for it in examined.findings} == {"ok"}, examined.output
         checks = list(dict.fromkeys(it["check"] for it in examined.findings))
-        assert checks == ["settings", "database", "schema", "outbox", "keys", "smtp", "clock", "proxy"]
+        assert checks == ["settings", "database", "schema", "outbox", "keys", "secrets", "smtp", "clock", "proxy"]
         assert set(examined.findings[0]) == {"check", "status", "text", "advice"}
 
     async def test_people_read_a_line_for_each_finding(self, production: dict[str, str]) -> None:
@@ -315,7 +317,7 @@ class TestDatabase:
         examined = examine(DATABASE_URL="postgresql://nobody@127.0.0.1:1/nothing", JWT_KEYS_DIR=str(keys))
 
         examined.assert_worst_of("database", "problem", "does not answer", "Check DATABASE_URL")
-        for check in ("schema", "outbox"):
+        for check in ("schema", "outbox", "secrets"):
             assert examined.of(check) == [("skipped", "Not checked: the database does not answer. ")]
         assert examined.of("clock") == [
             ("ok", "No key is from the future. "),
@@ -408,21 +410,25 @@ class TestKeys:
     def test_it_tells_which_sign_and_how_old_they_are(self, tmp_path: Path) -> None:
         rotate_ago(tmp_path, 30 * DAY)
         access, refresh = rotate_ago(tmp_path, 12 * DAY)
+        encryption = load_keys(tmp_path).encryption[-1]
 
         assert examine(JWT_KEYS_DIR=str(tmp_path)).of("keys") == [
             ("ok", f"Access tokens are signed by {access}, 12 days old. "),
             ("ok", f"Refresh tokens are signed by {refresh}, 12 days old. "),
+            ("ok", f"Second factors are encrypted by {encryption.id}, 12 days old. "),
             ANY,
         ]
 
     def test_it_shows_the_ids_that_every_replica_must_show(self, tmp_path: Path) -> None:
-        old, new = (rotate_ago(tmp_path, days * DAY) for days in (30, 12))
+        for days in (30, 12):
+            rotate_ago(tmp_path, days * DAY)
+        ids = [key.id for kind in load_keys(tmp_path) for key in kind]
 
         status, told = examine(JWT_KEYS_DIR=str(tmp_path)).of("keys")[-1]
 
         assert status == "ok"
         assert f"one folder, {tmp_path}" in told
-        assert f"on each: {old[0]}, {new[0]}, {old[1]}, {new[1]}." in told
+        assert f"on each: {', '.join(ids)}." in told
 
     def test_one_that_will_sign_is_well(self, keys: Path) -> None:
         new, _, _ = rotate(keys, "ES256")
@@ -447,16 +453,21 @@ class TestKeys:
         examined.assert_worst_of("keys", "warning", "The first start makes some for development.")
         assert list(tmp_path.iterdir()) == []
 
-    @pytest.mark.parametrize("kept", ["*.pem", "*.secret"])
+    @pytest.mark.parametrize(
+        ("missing", "named"),
+        [("*.pem", "no ES256 key"), ("*.secret", "no refresh secret"), ("*.key", "no encryption key")],
+    )
     @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-    async def test_too_few_are_a_problem_in_production(self, production: dict[str, str], keys: Path, kept: str) -> None:
+    async def test_a_kind_that_is_missing_is_a_problem_in_production_and_is_named(
+        self, production: dict[str, str], keys: Path, missing: str, named: str
+    ) -> None:
         for path in files_in(keys):
-            if not path.match(kept):
+            if path.match(missing):
                 path.unlink()
 
         examined = await examine_async(**production)
 
-        examined.assert_worst_of("keys", "problem", "python -m src keys rotate")
+        examined.assert_worst_of("keys", "problem", f"There is {named} ({missing}) in", "python -m src keys rotate")
 
     def test_one_of_another_algorithm_does_not_sign(self, keys: Path) -> None:
         examine(JWT_KEYS_DIR=str(keys), JWT_ALGORITHM="EdDSA").assert_worst_of(
@@ -477,12 +488,13 @@ class TestKeys:
         assert [told.split(" ")[0] for told in problems] == [
             str(folder / "development-es256.pem"),
             str(folder / "development.secret"),
+            str(folder / "development.key"),
         ]
         assert {status for status, _ in elsewhere.of("keys")} == {"ok"}
         assert there.exit_code == 1
 
     @pytest.mark.parametrize(("mode", "status", "who"), [(0o604, "problem", "Everyone"), (0o640, "warning", "A group")])
-    @pytest.mark.parametrize("pattern", ["*.pem", "*.secret"])
+    @pytest.mark.parametrize("pattern", ["*.pem", "*.secret", "*.key"])
     def test_a_file_that_others_may_open_is_told(
         self, keys: Path, mode: int, status: str, who: str, pattern: str
     ) -> None:
@@ -512,6 +524,58 @@ class TestKeys:
 
         examined.assert_worst_of("keys", "problem", "They cannot be read")
         assert examined.of("clock")[0] == ("skipped", "Not checked: the keys cannot be read. ")
+
+
+async def add_factor(database: AsyncDatabaseManager, folder: Path, email: str) -> None:
+    [user_id] = await add_users(database, {"email": email})
+    await store_second_factor(database, Encryption(make_ring(folder, may_generate=False)), user_id)
+
+
+class TestSecrets:
+    async def test_those_of_the_current_key_are_well(
+        self, database: AsyncDatabaseManager, database_url: str, keys: Path
+    ) -> None:
+        await add_factor(database, keys, "ana@example.com")
+
+        examined = await examine_async(DATABASE_URL=database_url, JWT_KEYS_DIR=str(keys))
+
+        assert examined.of("secrets") == [("ok", "No second factor needs another key than the current one. ")]
+
+    async def test_those_of_an_older_key_are_well_and_it_tells_what_to_do_before_that_is_retired(
+        self, database: AsyncDatabaseManager, database_url: str, keys: Path
+    ) -> None:
+        await add_factor(database, keys, "ana@example.com")
+        rotate_ago(keys, DAY)
+
+        [(status, told)] = (await examine_async(DATABASE_URL=database_url, JWT_KEYS_DIR=str(keys))).of("secrets")
+
+        assert status == "ok"
+        assert "have encrypted: 1." in told
+        assert "python -m src keys reencrypt" in told
+
+    async def test_a_key_that_is_missed_is_a_problem_and_is_named(
+        self, database: AsyncDatabaseManager, database_url: str, keys: Path
+    ) -> None:
+        await add_factor(database, keys, "ana@example.com")
+        [lost] = load_keys(keys).encryption
+        rotate_ago(keys, DAY)
+        lost.path.unlink()
+
+        examined = await examine_async(DATABASE_URL=database_url, JWT_KEYS_DIR=str(keys))
+
+        examined.assert_worst_of("secrets", "problem", f"The encryption key {lost.id} is not in {keys}", "need it: 1.")
+
+    @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+    async def test_without_any_key_all_are_missed(
+        self, database: AsyncDatabaseManager, database_url: str, keys: Path
+    ) -> None:
+        await add_factor(database, keys, "ana@example.com")
+        for key in load_keys(keys).encryption:
+            key.path.unlink()
+
+        examined = await examine_async(DATABASE_URL=database_url, JWT_KEYS_DIR=str(keys))
+
+        examined.assert_worst_of("secrets", "problem", "Put its file back")
 
 
 class TestSmtp:
@@ -633,7 +697,7 @@ class TestClock:
         )
         assert told == [("ok", "No key is from the future. "), *of_database, ("ok", "No user is from the future. ")]
 
-    @pytest.mark.parametrize("index", [0, 1])
+    @pytest.mark.parametrize("index", [0, 1, 2])
     def test_a_key_from_the_future_is_a_warning(self, keys: Path, index: int) -> None:
         new = rotate(keys, "ES256")[index].path
         future = new.rename(new.with_name(new.name.replace(f"{utc_now():%Y}", "2999")))

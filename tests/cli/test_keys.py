@@ -7,18 +7,22 @@ import stat
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from typer.testing import Result
 
+from src.core.encryption import Encryption
 from src.core.keys import SIGNS_AFTER, load_keys, rotate
+from src.db import AsyncDatabaseManager
 from src.db.migrations import find_revision
-from src.db.models import AuditEventModel
-from tests.support.databases import connected
-from tests.support.factories import DAY
-from tests.support.keys import rotate_ago
+from src.db.models import AuditEventModel, SecondFactorModel
+from tests.support.databases import connected, execute
+from tests.support.factories import DAY, add_users
+from tests.support.keys import make_ring, rotate_ago
 from tests.support.processes import run
+from tests.support.second_factor import store_second_factor
 
 ACCESS_LIFETIME = timedelta(minutes=15)
 IDLE_LIFETIME = timedelta(days=14)
@@ -32,16 +36,22 @@ def key_ids(folder: Path) -> set[str]:
     return {key.id for keys in load_keys(folder) for key in keys}
 
 
+def encryption_ids(folder: Path) -> list[str]:
+    return [key.id for key in load_keys(folder).encryption]
+
+
 class TestRotate:
     @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA", pytest.param("RS256", marks=pytest.mark.slow)])
-    def test_it_makes_an_access_key_of_the_algorithm_and_a_refresh_secret(self, tmp_path: Path, algorithm: str) -> None:
+    def test_it_makes_a_key_of_each_kind_and_the_access_key_is_of_the_algorithm(
+        self, tmp_path: Path, algorithm: str
+    ) -> None:
         result = run_keys(tmp_path / "keys", "rotate", JWT_ALGORITHM=algorithm)
 
-        [access], [refresh], _ = load_keys(tmp_path / "keys")
+        [access], [refresh], [encryption] = load_keys(tmp_path / "keys")
         assert result.exit_code == 0
         assert access.algorithm == algorithm
-        for key in (access, refresh):
-            assert re.search(rf"{re.escape(key.id)} .* signs now .*{re.escape(str(key.path))}", result.output)
+        for key, does in ((access, "signs"), (refresh, "signs"), (encryption, "encrypts")):
+            assert re.search(rf"{re.escape(key.id)} .* {does} now .*{re.escape(str(key.path))}", result.output)
             assert stat.S_IMODE(key.path.stat().st_mode) == 0o600
 
     def test_programs_read_what_it_has_made_in_json(self, tmp_path: Path) -> None:
@@ -53,22 +63,22 @@ class TestRotate:
         for _ in range(2):
             run_keys(tmp_path, "rotate")
 
-        assert len(key_ids(tmp_path)) == 4
+        assert len(key_ids(tmp_path)) == 6
 
     def test_no_command_prints_a_secret(self, tmp_path: Path) -> None:
         commands = (["rotate"], ["rotate", "--json"], ["list"], ["list", "--json"])
         outputs = [run_keys(tmp_path, *command).output for command in commands]
 
-        for refresh in load_keys(tmp_path)[1]:
-            assert isinstance(refresh.signing, bytes)
-            assert refresh.signing.decode() not in "".join(outputs)
+        for path in (*tmp_path.glob("*.secret"), *tmp_path.glob("*.key")):
+            assert path.read_text() not in "".join(outputs)
 
 
 class TestList:
     def test_it_shows_what_each_key_does(self, tmp_path: Path) -> None:
         oldest, oldest_secret = rotate_ago(tmp_path, 2 * DAY)
         signing, signing_secret = rotate_ago(tmp_path, DAY)
-        new, new_secret, _ = rotate(tmp_path, "ES256")
+        new, new_secret, new_key = rotate(tmp_path, "ES256")
+        decrypting, encrypting, _ = encryption_ids(tmp_path)
 
         lines = run_keys(tmp_path, "list").output.splitlines()
 
@@ -80,6 +90,9 @@ class TestList:
             ("refresh", oldest_secret, "HS256", "verifies"),
             ("refresh", signing_secret, "HS256", "signs now"),
             ("refresh", new_secret.id, "HS256", signs_from),
+            ("encryption", decrypting, "A256GCM", "decrypts"),
+            ("encryption", encrypting, "A256GCM", "encrypts now"),
+            ("encryption", new_key.id, "A256GCM", f"encrypts from {new_key.signs_from:%Y-%m-%d %H:%M:%S} UTC"),
         ]
         assert len(lines) == len(expected)
         for line, parts in zip(lines, expected, strict=True):
@@ -90,7 +103,8 @@ class TestList:
     def test_programs_read_the_same_in_json(self, tmp_path: Path) -> None:
         oldest, oldest_secret = rotate_ago(tmp_path, 2 * DAY)
         signing, signing_secret = rotate_ago(tmp_path, DAY)
-        new, new_secret, _ = rotate(tmp_path, "ES256")
+        new, new_secret, new_key = rotate(tmp_path, "ES256")
+        decrypting, encrypting, _ = encryption_ids(tmp_path)
 
         listed = json.loads(run_keys(tmp_path, "list", "--json").stdout)
 
@@ -102,8 +116,11 @@ class TestList:
             ("refresh", oldest_secret, "HS256", "verifies", None),
             ("refresh", signing_secret, "HS256", "signs", None),
             ("refresh", new_secret.id, "HS256", "waits", signs_from),
+            ("encryption", decrypting, "A256GCM", "decrypts", None),
+            ("encryption", encrypting, "A256GCM", "encrypts", None),
+            ("encryption", new_key.id, "A256GCM", "waits", signs_from),
         ]
-        assert [Path(key["path"]) for key in listed[2::3]] == [new.path, new_secret.path]
+        assert [Path(key["path"]) for key in listed[2::3]] == [new.path, new_secret.path, new_key.path]
 
     def test_where_there_are_no_keys_the_json_is_an_empty_list(self, tmp_path: Path) -> None:
         assert json.loads(run_keys(tmp_path, "list", "--json").stdout) == []
@@ -113,7 +130,7 @@ class TestList:
 
         lines = run_keys(tmp_path, "list", JWT_ALGORITHM="EdDSA").output.splitlines()
 
-        assert ["verifies" in line for line in lines] == [True, False]
+        assert ["verifies" in line for line in lines] == [True, False, False]
 
     def test_where_there_are_no_keys_it_shows_none(self, tmp_path: Path) -> None:
         result = run_keys(tmp_path, "list")
@@ -156,10 +173,11 @@ class TestRetire:
     def test_the_key_that_will_sign_is_kept(self, tmp_path: Path) -> None:
         rotate_ago(tmp_path, DAY)
 
-        for key in rotate(tmp_path, "ES256"):
-            result = run_keys(tmp_path, "retire", key.id)
+        *signing, encrypting = rotate(tmp_path, "ES256")
 
-            assert_kept(result, tmp_path, key.id, because="It signs")
+        for key in signing:
+            assert_kept(run_keys(tmp_path, "retire", key.id), tmp_path, key.id, because="It signs")
+        assert_kept(run_keys(tmp_path, "retire", encrypting.id), tmp_path, encrypting.id, because="It encrypts")
 
     @pytest.mark.parametrize(("index", "lifetime"), [(0, ACCESS_LIFETIME), (1, IDLE_LIFETIME)])
     def test_a_key_is_kept_until_the_last_token_that_it_signed_has_expired(
@@ -177,21 +195,22 @@ class TestRetire:
 
     def test_what_is_retired_is_gone_and_the_rest_stays(self, tmp_path: Path) -> None:
         old, old_secret = rotate_ago(tmp_path, 60 * DAY)
-        new, new_secret = rotate_ago(tmp_path, 30 * DAY)
+        rotate_ago(tmp_path, 30 * DAY)
+        before = key_ids(tmp_path)
 
         results = [run_keys(tmp_path, "retire", key_id) for key_id in (old, old_secret)]
 
         assert [result.exit_code for result in results] == [0, 0]
         assert f"Retired {old}" in results[0].output
-        assert key_ids(tmp_path) == {new, new_secret}
+        assert key_ids(tmp_path) == before - {old, old_secret}
 
     def test_a_key_that_has_leaked_goes_at_once_with_force(self, tmp_path: Path) -> None:
-        access, refresh = rotate_ago(tmp_path, DAY)
+        access, _ = rotate_ago(tmp_path, DAY)
 
         result = run_keys(tmp_path, "retire", access, "--force")
 
         assert result.exit_code == 0
-        assert key_ids(tmp_path) == {refresh}
+        assert access not in key_ids(tmp_path)
 
     def test_a_key_of_another_algorithm_needs_force(self, tmp_path: Path) -> None:
         other, _ = rotate_ago(tmp_path, 60 * DAY, "ES256")
@@ -206,14 +225,141 @@ class TestRetire:
 
     @pytest.mark.parametrize("key_id", ["unknown", "-begins-with-a-dash", "--with-two"])
     def test_an_id_that_no_key_has_is_refused_with_where_to_find_them(self, tmp_path: Path, key_id: str) -> None:
-        before = rotate_ago(tmp_path, DAY)
+        rotate_ago(tmp_path, DAY)
+        before = key_ids(tmp_path)
 
         result = run_keys(tmp_path, "retire", key_id, "--force")
 
         assert result.exit_code == 1
         assert f"There is no key {key_id} in {tmp_path}" in result.stderr
         assert "keys list" in result.stderr
-        assert key_ids(tmp_path) == set(before)
+        assert key_ids(tmp_path) == before
+
+
+async def add_factor(database: AsyncDatabaseManager, folder: Path) -> None:
+    """Somebody's, whose secret is encrypted with the current key of this folder."""
+    encryption = Encryption(make_ring(folder, may_generate=False))
+    [user_id] = await add_users(database, {"email": f"person{uuid4().hex}@example.com"})
+    await store_second_factor(database, encryption, user_id)
+
+
+class TestRetireAnEncryptionKey:
+    async def test_it_is_kept_until_nothing_is_encrypted_with_it(
+        self, database: AsyncDatabaseManager, database_url: str, tmp_path: Path
+    ) -> None:
+        rotate_ago(tmp_path, DAY)
+        await add_factor(database, tmp_path)
+        rotate_ago(tmp_path, DAY / 2)
+        old, new = encryption_ids(tmp_path)
+
+        refused = await asyncio.to_thread(run_keys, tmp_path, "retire", old, DATABASE_URL=database_url)
+        assert_kept(refused, tmp_path, old, because="Second factors that it has encrypted: 1. Run `python -m src keys")
+        await asyncio.to_thread(run_keys, tmp_path, "reencrypt", DATABASE_URL=database_url)
+        retired = await asyncio.to_thread(run_keys, tmp_path, "retire", old, DATABASE_URL=database_url)
+
+        assert (retired.exit_code, retired.stderr) == (0, "")
+        assert encryption_ids(tmp_path) == [new]
+
+    @pytest.mark.parametrize("ago", [timedelta(), SIGNS_AFTER + timedelta(seconds=50)], ids=["waits", "has just begun"])
+    def test_it_is_kept_while_requests_may_still_encrypt_with_it(
+        self, migrated_sqlite_copy: str, tmp_path: Path, ago: timedelta
+    ) -> None:
+        rotate_ago(tmp_path, DAY)
+        rotate_ago(tmp_path, ago)
+        old, _ = encryption_ids(tmp_path)
+
+        result = run_keys(tmp_path, "retire", old, DATABASE_URL=migrated_sqlite_copy)
+
+        assert_kept(result, tmp_path, old, because="It may encrypt until")
+
+    def test_it_is_kept_where_the_database_cannot_tell_what_needs_it(self, tmp_path: Path) -> None:
+        rotate_ago(tmp_path / "keys", DAY)
+        rotate_ago(tmp_path / "keys", DAY / 2)
+        old, _ = encryption_ids(tmp_path / "keys")
+
+        result = run_keys(tmp_path / "keys", "retire", old, DATABASE_URL=f"sqlite:///{tmp_path}/users.db")
+
+        assert_kept(result, tmp_path / "keys", old, because="The database cannot tell what needs it")
+        assert [path.name for path in tmp_path.iterdir()] == ["keys"]
+
+    async def test_with_force_it_goes_whatever_needs_it(
+        self, database: AsyncDatabaseManager, database_url: str, tmp_path: Path
+    ) -> None:
+        rotate_ago(tmp_path, DAY)
+        await add_factor(database, tmp_path)
+        [only] = encryption_ids(tmp_path)
+
+        result = await asyncio.to_thread(run_keys, tmp_path, "retire", only, "--force", DATABASE_URL=database_url)
+
+        assert result.exit_code == 0
+        assert encryption_ids(tmp_path) == []
+
+
+class TestReencrypt:
+    async def test_it_tells_how_much_was_encrypted_anew_and_repeating_it_changes_nothing(
+        self, database: AsyncDatabaseManager, database_url: str, tmp_path: Path
+    ) -> None:
+        rotate_ago(tmp_path, DAY)
+        await add_factor(database, tmp_path)
+        rotate_ago(tmp_path, DAY / 2)
+
+        results = [
+            await asyncio.to_thread(run_keys, tmp_path, "reencrypt", *options, DATABASE_URL=database_url)
+            for options in ((), ("--json",))
+        ]
+
+        assert [(it.exit_code, it.stderr) for it in results] == [(0, ""), (0, "")]
+        assert results[0].stdout == "Encrypted anew: 1.\n"
+        assert json.loads(results[1].stdout) == {"reencrypted": 0, "left": {}}
+
+    def test_who_comes_before_the_new_key_encrypts_is_told_when_to_come_again(
+        self, migrated_sqlite_copy: str, tmp_path: Path
+    ) -> None:
+        rotate_ago(tmp_path, DAY)
+        *_, new = rotate(tmp_path, "ES256")
+
+        result = run_keys(tmp_path, "reencrypt", DATABASE_URL=migrated_sqlite_copy)
+
+        assert result.stdout == "Encrypted anew: 0.\n"
+        assert result.stderr == f"{new.id} encrypts from {new.signs_from:%Y-%m-%d %H:%M:%S} UTC: repeat this then.\n"
+
+    async def test_what_was_left_is_told_with_the_key_and_is_a_failure(
+        self, database: AsyncDatabaseManager, database_url: str, tmp_path: Path
+    ) -> None:
+        rotate_ago(tmp_path / "lost", DAY)
+        rotate_ago(tmp_path, DAY)
+        for folder in (tmp_path / "lost", tmp_path):
+            await add_factor(database, folder)
+        [lost], [damaged] = encryption_ids(tmp_path / "lost"), encryption_ids(tmp_path)
+        await execute(database, update(SecondFactorModel).values(encrypted_secret=b"not what it was"))
+        rotate_ago(tmp_path, DAY / 2)
+
+        result = await asyncio.to_thread(run_keys, tmp_path, "reencrypt", DATABASE_URL=database_url)
+
+        assert (result.exit_code, result.stdout) == (1, "Encrypted anew: 0.\n")
+        assert result.stderr.splitlines() == [
+            f"Left as they are: 1 that {lost} has encrypted, which is not here: put its file back.",
+            f"Left as they are: 1 that {damaged} has encrypted, since they were changed, or moved.",
+        ]
+
+    def test_where_another_kind_is_missing_it_is_told_which(self, migrated_sqlite_copy: str, tmp_path: Path) -> None:
+        for key in rotate(tmp_path, "ES256")[:2]:
+            key.path.unlink()
+        production = {"APP_ENV": "production", "SERVER_PUBLIC_URL": "https://accounts.example.com"}
+
+        result = run_keys(
+            tmp_path, "reencrypt", DATABASE_URL=migrated_sqlite_copy, AUTH_BCRYPT_ROUNDS="12", **production
+        )
+
+        assert result.exit_code == 1
+        assert result.stderr.startswith("There is no ES256 key (*.pem), no refresh secret (*.secret) in ")
+
+    def test_without_a_key_it_makes_none(self, tmp_path: Path) -> None:
+        result = run_keys(tmp_path / "keys", "reencrypt", DATABASE_URL=f"sqlite:///{tmp_path}/users.db")
+
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"There is no encryption key in {tmp_path}/keys: make keys with")
+        assert list(tmp_path.iterdir()) == []
 
 
 @dataclass
@@ -234,10 +380,10 @@ class TestTheAuditTrail:
     async def test_a_rotation_leaves_an_event_with_the_ids(self, database_url: str, tmp_path: Path) -> None:
         result = await asyncio.to_thread(run_keys, tmp_path, "rotate", DATABASE_URL=database_url)
 
-        [access], [refresh], _ = load_keys(tmp_path)
+        [access], [refresh], [encryption] = load_keys(tmp_path)
         assert (result.exit_code, result.stderr) == (0, "")
         assert await read_events(database_url) == [
-            Recorded("key_rotation", "success", "command line", f"{access.id} {refresh.id}")
+            Recorded("key_rotation", "success", "command line", f"{access.id} {refresh.id} {encryption.id}")
         ]
 
     async def test_a_retirement_leaves_an_event_with_the_id(self, database_url: str, tmp_path: Path) -> None:
@@ -269,7 +415,7 @@ class TestTheAuditTrail:
     def test_keys_need_no_database_but_it_is_told_that_the_trail_lacks_them(self, tmp_path: Path, url: str) -> None:
         url = url.format(here=tmp_path)
         rotated = run_keys(tmp_path / "keys", "rotate", DATABASE_URL=url)
-        [key_id, _] = key_ids(tmp_path / "keys")
+        key_id, *_ = key_ids(tmp_path / "keys")
         retired = run_keys(tmp_path / "keys", "retire", key_id, "--force", DATABASE_URL=url)
 
         for result in (rotated, retired):
@@ -296,7 +442,7 @@ def test_who_retires_the_last_key_is_told_that_running_workers_keep_it(tmp_path:
 
     result = run_keys(tmp_path, "retire", access, "--force")
 
-    assert "running workers keep it until there is another to sign with" in result.stdout
+    assert "running workers keep it until there is another in its place" in result.stdout
     assert "python -m src keys rotate" in result.stdout
 
 
@@ -308,4 +454,4 @@ def test_after_a_leak_the_new_key_signs_at_once(tmp_path: Path) -> None:
         run_keys(tmp_path, "retire", key_id, "--force")
 
     lines = run_keys(tmp_path, "list").output.splitlines()
-    assert ["signs now" in line for line in lines] == [True, True]
+    assert ["signs now" in line for line in lines if "encrypt" not in line] == [True, True]

@@ -17,11 +17,12 @@ import pytest
 from sqlalchemy import insert, select
 from typer.testing import Result
 
+from src.core.keys import load_keys
 from src.core.passwords import hash_password
 from src.core.users import UserRecord
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
-from src.db.models import AuditEventModel, OutboxEmailModel, UserModel
+from src.db.models import AuditEventModel, OutboxEmailModel, SecondFactorModel, UserModel
 from tests.support.databases import connected
 from tests.support.factories import add_users
 from tests.support.processes import ROOT, run
@@ -461,6 +462,39 @@ class TestImport:
 
         assert (looked.exit_code, looked.output) == (0, "Would import 1, unchanged 1, refused 0.\n")
         assert (await users(database_url, "list")).output == ""
+
+    async def test_a_second_factor_is_imported_with_the_keys_of_the_service(
+        self, database_url: str, tmp_path: Path
+    ) -> None:
+        line = person("ana@example.com", totp_secret="JBSWY3DPEHPK3PXP")
+
+        imported = await users(database_url, "import", "-", stdin=line, JWT_KEYS_DIR=str(tmp_path / "keys"))
+
+        [key] = load_keys(tmp_path / "keys").encryption
+        assert imported.exit_code == 0, imported.output
+        async with connected(database_url) as database, database.session() as session:
+            [factor] = await session.scalars(select(SecondFactorModel))
+        assert factor.key_id == key.id
+        assert factor.confirmed_at is not None
+
+    async def test_without_keys_a_second_factor_stops_the_import_and_other_people_need_none(
+        self, database_url: str, tmp_path: Path
+    ) -> None:
+        production = {
+            "APP_ENV": "production",
+            "AUTH_BCRYPT_ROUNDS": "12",
+            "SERVER_PUBLIC_URL": "https://accounts.example.com",
+            "JWT_KEYS_DIR": str(tmp_path / "keys"),
+        }
+        line = person("ana@example.com", totp_secret="JBSWY3DPEHPK3PXP")
+
+        refused = await users(database_url, "import", "-", stdin=line, **production)
+        imported = await users(database_url, "import", "-", stdin=person("ben@example.com"), **production)
+
+        assert refused.exit_code == 1
+        assert "no encryption key (*.key) in" in refused.stderr
+        assert "repeat the import" in refused.stderr
+        assert imported.stdout == "Imported 1, unchanged 0, refused 0.\n"
 
     def test_a_file_that_is_not_there_is_a_usage_error(self, tmp_path: Path) -> None:
         assert run("users", "import", str(tmp_path / "people.jsonl")).exit_code == 2

@@ -1,9 +1,11 @@
 """Keys: shared by all who read their folder, and never used before others know of them."""
 
 import json
+import re
 import stat
 import subprocess
 import sys
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -45,7 +47,11 @@ def published(ring: KeyRing) -> list[str]:
 
 
 def all_ids(ring: KeyRing) -> tuple[str, ...]:
-    return tuple(key.id for key in (*ring.access_keys, *ring.refresh_keys))
+    return tuple(key.id for key in (*ring.access_keys, *ring.refresh_keys, *ring.encryption_keys))
+
+
+def ids_in(folder: Path) -> tuple[str, ...]:
+    return tuple(key.id for keys in load_keys(folder) for key in keys)
 
 
 def mode(path: Path) -> int:
@@ -69,7 +75,7 @@ class TestGeneration:
         make_ring(tmp_path / "keys").jwks()
 
         assert mode(tmp_path / "keys") == 0o700
-        assert [mode(path) for path in (tmp_path / "keys").iterdir()] == [0o600, 0o600]
+        assert [mode(path) for path in (tmp_path / "keys").iterdir()] == [0o600, 0o600, 0o600]
 
     def test_threads_that_start_together_agree_on_one_set(self, tmp_path: Path) -> None:
         for attempt in range(10):
@@ -83,7 +89,7 @@ class TestGeneration:
                 seen = {future.result() for future in [threads.submit(start) for _ in range(8)]}
 
             assert len(seen) == 1
-            assert len(list(folder.iterdir())) == 2
+            assert len(list(folder.iterdir())) == 3
 
     def test_processes_that_start_together_agree_on_one_set(self, tmp_path: Path) -> None:
         folder = tmp_path / "keys"
@@ -91,7 +97,7 @@ class TestGeneration:
             "import sys; from pathlib import Path; from src.core.keys import KeyRing\n"
             "print(flush=True); sys.stdin.readline()\n"
             f"ring = KeyRing(Path({str(folder)!r}), 'ES256', may_generate=True)\n"
-            "print([key.id for key in (*ring.access_keys, *ring.refresh_keys)])"
+            "print([key.id for key in (*ring.access_keys, *ring.refresh_keys, *ring.encryption_keys)])"
         )
         workers = [
             subprocess.Popen(
@@ -110,15 +116,15 @@ class TestGeneration:
         answers = {worker.communicate()[0] for worker in workers}
 
         assert len(answers) == 1
-        assert len(list(folder.iterdir())) == 2
+        assert len(list(folder.iterdir())) == 3
 
     def test_what_was_generated_can_be_told_from_what_people_made(self, tmp_path: Path) -> None:
-        generated = make_ring(tmp_path / "generated")
+        make_ring(tmp_path / "generated").jwks()
         rotate(tmp_path / "made", "ES256")
-        made = make_ring(tmp_path / "made")
 
-        assert {key.is_generated for key in (*generated.access_keys, *generated.refresh_keys)} == {True}
-        assert {key.is_generated for key in (*made.access_keys, *made.refresh_keys)} == {False}
+        generated, made = (load_keys(tmp_path / name) for name in ("generated", "made"))
+        assert [key.is_generated for keys in generated for key in keys] == [True, True, True]
+        assert [key.is_generated for keys in made for key in keys] == [False, False, False]
 
     def test_without_leave_to_generate_the_refusal_names_the_command_and_the_setting(self, tmp_path: Path) -> None:
         with pytest.raises(NoKeysError, match=r"JWT_KEYS_DIR.*python -m src keys rotate"):
@@ -126,20 +132,37 @@ class TestGeneration:
 
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.parametrize(
+        ("kept", "named"),
+        [
+            ("*.pem", "There is no refresh secret (*.secret), no encryption key (*.key) in "),
+            ("*.secret", "There is no ES256 key (*.pem), no encryption key (*.key) in "),
+            ("*.key", "There is no ES256 key (*.pem), no refresh secret (*.secret) in "),
+        ],
+    )
+    def test_the_refusal_names_what_is_missing(self, tmp_path: Path, kept: str, named: str) -> None:
+        for key in rotate(tmp_path, "ES256"):
+            if not key.path.match(kept):
+                key.path.unlink()
+
+        with pytest.raises(NoKeysError, match=f"^{re.escape(named)}"):
+            make_ring(tmp_path, may_generate=False).encrypter()
+
     def test_a_key_of_another_algorithm_is_none_to_sign_with(self, tmp_path: Path) -> None:
         rotate(tmp_path, "ES256")
 
         with pytest.raises(NoKeysError, match="EdDSA"):
             make_ring(tmp_path, "EdDSA", may_generate=False).access_signer()
 
-    def test_where_only_the_secret_is_missing_only_that_is_made(self, tmp_path: Path) -> None:
-        access, refresh, _ = rotate(tmp_path, "ES256")
-        refresh.path.unlink()
+    @pytest.mark.parametrize("missing", [1, 2])
+    def test_where_only_one_kind_is_missing_only_that_is_made(self, tmp_path: Path, missing: int) -> None:
+        made = rotate(tmp_path, "ES256")
+        made[missing].path.unlink()
 
-        ring = make_ring(tmp_path)
+        make_ring(tmp_path).jwks()
 
-        assert published(ring) == [access.id]
-        assert ring.refresh_signer().is_generated
+        [keys] = zip(*load_keys(tmp_path), strict=True)
+        assert [key.is_generated for key in keys] == [key is made[missing] for key in made]
 
     def test_a_development_that_starts_with_another_algorithm_makes_its_own_key(self, tmp_path: Path) -> None:
         access, refresh, _ = rotate(tmp_path, "ES256")
@@ -151,17 +174,18 @@ class TestGeneration:
         assert [key.id for key in ring.refresh_keys] == [refresh.id]
 
     def test_keys_that_people_made_are_not_added_to(self, tmp_path: Path) -> None:
-        access, refresh, _ = rotate(tmp_path, "ES256")
+        made = rotate(tmp_path, "ES256")
 
-        assert all_ids(make_ring(tmp_path)) == (access.id, refresh.id)
+        assert all_ids(make_ring(tmp_path)) == tuple(key.id for key in made)
 
 
 class TestRotation:
     def test_the_first_key_signs_at_once(self, tmp_path: Path) -> None:
-        access, refresh, _ = rotate(tmp_path, "ES256")
+        access, refresh, encryption = rotate(tmp_path, "ES256")
         ring = make_ring(tmp_path)
 
-        assert (ring.access_signer().id, ring.refresh_signer().id) == (access.id, refresh.id)
+        used = ring.access_signer(), ring.refresh_signer(), ring.encrypter()
+        assert [key.id for key in used] == [access.id, refresh.id, encryption.id]
 
     def test_a_new_key_is_published_at_once_but_does_not_sign(self, tmp_path: Path) -> None:
         old, old_secret = rotate_ago(tmp_path, DAY)
@@ -186,6 +210,16 @@ class TestRotation:
 
         assert ring.access_signer().id == (new if signs else old)
         assert ring.refresh_signer().id == (new_secret if signs else old_secret)
+
+    @pytest.mark.parametrize(("ago", "encrypts"), [(JWKS_MAX_AGE, False), (SIGNS_AFTER, True)])
+    def test_it_encrypts_when_every_replica_has_read_it(self, tmp_path: Path, ago: timedelta, encrypts: bool) -> None:  # noqa: FBT001
+        rotate_ago(tmp_path, 2 * DAY)
+        rotate_ago(tmp_path, ago)
+        ring = make_ring(tmp_path)
+
+        old, new = ring.encryption_keys
+
+        assert ring.encrypter() == (new if encrypts else old)
 
     def test_a_jwks_that_was_cached_by_a_worker_who_was_late_to_look_is_waited_for_too(self) -> None:
         assert timedelta(seconds=RELOAD_SECONDS) + JWKS_MAX_AGE < SIGNS_AFTER
@@ -223,14 +257,16 @@ class TestRotation:
 
     def test_a_running_ring_forgets_a_key_whose_file_is_gone(self, tmp_path: Path) -> None:
         rotate_ago(tmp_path, 2 * DAY)
-        new, new_secret = rotate_ago(tmp_path, DAY)
+        old = [*tmp_path.iterdir()]
+        rotate_ago(tmp_path, DAY)
         ring = make_ring(tmp_path)
         ring.jwks()
 
-        for key in (ring.access_keys[0], ring.refresh_keys[0]):
-            key.path.unlink()
+        for path in old:
+            path.unlink()
 
-        assert all_ids(ring) == (new, new_secret)
+        assert len(all_ids(ring)) == 3
+        assert all_ids(ring) == ids_in(tmp_path)
 
     def test_between_two_looks_the_disk_is_left_alone(self, tmp_path: Path) -> None:
         ring = KeyRing(tmp_path, "ES256", may_generate=True, reload_seconds=3600)
@@ -253,12 +289,21 @@ class TestRotation:
         assert kept == tuple(key.id for key in last)
         assert all_ids(ring) == tuple(key.id for key in following)
 
+    def test_the_last_key_of_a_kind_that_goes_is_kept_as_well(self, tmp_path: Path) -> None:
+        *_, encryption = rotate(tmp_path, "ES256")
+        ring = make_ring(tmp_path, may_generate=False)
+        ring.jwks()
+
+        encryption.path.unlink()
+
+        assert ring.encrypter() == encryption
+
     def test_a_retired_key_is_forgotten_by_the_first_look_that_finds_the_folder(self, tmp_path: Path) -> None:
         folder, away = tmp_path / "keys", tmp_path / "away"
         rotate_ago(folder, 2 * DAY)
-        new, new_secret = rotate_ago(folder, DAY)
+        rotate_ago(folder, DAY)
         ring = make_ring(folder, may_generate=False)
-        retired = ring.access_keys[0], ring.refresh_keys[0]
+        retired = ring.access_keys[0], ring.refresh_keys[0], ring.encryption_keys[0]
 
         folder.rename(away)
         ring.jwks()
@@ -266,7 +311,8 @@ class TestRotation:
         for key in retired:
             key.path.unlink()
 
-        assert all_ids(ring) == (new, new_secret)
+        assert len(all_ids(ring)) == 3
+        assert all_ids(ring) == ids_in(folder)
 
 
 class TestNeededUntil:
@@ -315,13 +361,13 @@ class TestPublicKeys:
 
     def test_no_representation_holds_a_secret(self, tmp_path: Path) -> None:
         ring = make_ring(tmp_path)
-        [secret] = ring.refresh_keys
-        [private] = ring.access_keys
+        [secret], [private], [encryption] = ring.refresh_keys, ring.access_keys, ring.encryption_keys
 
-        text = repr((ring, secret, private))
+        text = repr((ring, secret, private, encryption))
 
         assert isinstance(secret.signing, bytes)
         assert secret.signing.decode() not in text
+        assert repr(encryption.signing) not in text
         assert "PrivateKey" not in text
 
     def test_the_id_of_a_secret_tells_nothing_of_it(self, tmp_path: Path) -> None:
@@ -366,11 +412,31 @@ class TestFilesThatAreNoKeys:
             make_ring(tmp_path).jwks()
         assert "xxx" not in str(refused.value)
 
+    @pytest.mark.parametrize(
+        "content",
+        [
+            pytest.param(b"", id="empty"),
+            pytest.param(urlsafe_b64encode(b"canary" * 5), id="too short"),
+            pytest.param(urlsafe_b64encode(b"canary.." * 4) * 2, id="twice"),
+            pytest.param(urlsafe_b64encode(b"canary.." * 4)[:-1], id="cut off"),
+            pytest.param(b"canary.." * 4, id="raw bytes"),
+            pytest.param(b"Y2FuYXJ5 Li5jYW5hcnkuLmNhbmFyeS4uY2FuYXJ5Li4=", id="broken by a space"),
+            pytest.param(b"\xff" * 32, id="not text"),
+        ],
+    )
+    def test_an_encryption_key_that_is_not_32_bytes_is_refused(self, tmp_path: Path, content: bytes) -> None:
+        rotate(tmp_path, "ES256")
+        (tmp_path / "broken.key").write_bytes(content)
+
+        with pytest.raises(NoKeysError, match=r"broken\.key is not an encryption key: 32 bytes") as refused:
+            make_ring(tmp_path).encrypter()
+        assert "canary" not in str(refused.value)
+
     def test_other_files_are_left_alone(self, tmp_path: Path) -> None:
-        access, refresh, _ = rotate(tmp_path, "ES256")
+        made = rotate(tmp_path, "ES256")
         (tmp_path / "README").write_text("These are the keys.")
 
-        assert all_ids(make_ring(tmp_path)) == (access.id, refresh.id)
+        assert all_ids(make_ring(tmp_path)) == tuple(key.id for key in made)
 
     def test_a_running_ring_goes_on_while_a_file_is_half_copied(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture

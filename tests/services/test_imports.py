@@ -5,21 +5,31 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import bcrypt
 import pytest
 from sqlalchemy import select
 
+from src.api.dependencies import runtime_of
+from src.core.encryption import Encryption
+from src.core.keys import NoKeysError
 from src.core.passwords import hash_password, needs_rehash
 from src.db import AsyncDatabaseManager
-from src.db.models import AuditEventModel, UserModel
+from src.db.models import AuditEventModel, SecondFactorModel, UserModel
 from src.services.imports import BATCH, MAX_LINE_BYTES, ImportCounts, import_people
-from tests.support.databases import read_tables, writing
+from src.services.proofs import consume_code
+from tests.support.databases import dump, list_events, read_tables, writing
 from tests.support.factories import add_users
 from tests.support.imports import HASH, line, lines
-from tests.support.service import Service, StartService
+from tests.support.keys import make_ring
+from tests.support.second_factor import code_of
+from tests.support.service import Service, StartService, operators_context
 from tests.support.steps import PASSWORD, activate, log_in, post_log_in, sign_up, token_of
+
+# Keys are asked for only where somebody has a second factor: with these, that would be an error.
+NO_KEYS = Encryption(make_ring(Path("/nowhere"), may_generate=False))
 
 
 @dataclass
@@ -39,7 +49,8 @@ def nothing_is_refused(number: int, reason: str) -> None:
 
 async def take(database: AsyncDatabaseManager, *content: bytes, dry_run: bool = False) -> ImportCounts:
     """Import lines that are all good."""
-    return await import_people(database, BytesIO(b"".join(content)), report=nothing_is_refused, dry_run=dry_run)
+    file = BytesIO(b"".join(content))
+    return await import_people(database, file, encryption=NO_KEYS, report=nothing_is_refused, dry_run=dry_run)
 
 
 async def read_users(database: AsyncDatabaseManager, *columns: Any) -> list[Any]:
@@ -87,6 +98,11 @@ async def test_every_bad_line_is_told_without_its_content_and_the_others_are_imp
         line("canary@example.com", name="https://canary.example"): "name: must not contain a web address",
         line("canary@example.com", name="c" * 201): "name: must have at most 200 characters",
         line("canary@example.com", name=1): "name: must be a string",
+        line("canary@example.com", totp_secret="canary 189"): "totp_secret: is not base32",
+        line("canary@example.com", totp_secret="CANARY"): "totp_secret: is not base32",
+        line("canary@example.com", totp_secret="CANARYCA"): "totp_secret: must have at least 80 bits",
+        line("canary@example.com", totp_secret="CANARYCA" * 17): "totp_secret: must have at most 128 characters",
+        line("canary@example.com", totp_secret=1): "totp_secret: must be a string",
         line("canary@example.com", is_active="true"): "is_active: must be true or false",
         line("canary@example.com", is_admin=1): "is_admin: must be true or false",
         line("canary@example.com", canary=1, another_canary=2): unknown,
@@ -97,7 +113,7 @@ async def test_every_bad_line_is_told_without_its_content_and_the_others_are_imp
     reports = Reports()
     file = b"".join([line("ana@example.com"), *bad, line("zoe@example.com")])
 
-    counts = await import_people(database, BytesIO(file), report=reports)
+    counts = await import_people(database, BytesIO(file), encryption=NO_KEYS, report=reports)
 
     assert reports.reasons == dict(enumerate(bad.values(), start=2))
     assert counts == ImportCounts(imported=2, refused=len(bad))
@@ -134,7 +150,7 @@ async def test_a_file_without_an_end_of_line_is_never_held_whole(database: Async
 
     reports = Reports()
 
-    await import_people(database, Endless(), report=reports)
+    await import_people(database, Endless(), encryption=NO_KEYS, report=reports)
 
     assert reports.reasons == {1: "is longer than 16,384 bytes"}
 
@@ -211,6 +227,71 @@ async def test_an_imported_person_logs_in_with_their_password_and_their_hash_is_
     await log_in(service)
 
 
+@pytest.fixture
+def encryption(service: Service) -> Encryption:
+    return runtime_of(service.app).encryption
+
+
+async def import_one(database: AsyncDatabaseManager, encryption: Encryption, content: bytes) -> ImportCounts:
+    return await import_people(database, BytesIO(content), encryption=encryption, report=nothing_is_refused)
+
+
+async def read_factors(database: AsyncDatabaseManager) -> list[SecondFactorModel]:
+    async with database.session() as session:
+        return [*await session.scalars(select(SecondFactorModel))]
+
+
+async def test_an_imported_person_goes_on_using_their_authenticator_app(
+    service: Service, database: AsyncDatabaseManager, encryption: Encryption
+) -> None:
+    secret = "jbsw y3dp ehpk 3pxp jbsw y3dp eh======"
+    await import_one(database, encryption, line("ana@example.com", totp_secret=secret))
+
+    [factor] = await read_factors(database)
+    async with operators_context(service) as context:
+        await context.uow.begin()
+        assert await consume_code(context, factor, code_of("JBSWY3DPEHPK3PXPJBSWY3DPEH"), email="ana@example.com")
+        assert await context.uow.second_factors.is_set(factor.user_id)
+        assert await context.uow.second_factors.count_recovery_codes(factor.user_id) == 0
+    assert "JBSWY3DPEHPK3PXP" not in await dump(database)
+
+
+async def test_the_event_tells_that_an_imported_person_has_a_second_factor(
+    database: AsyncDatabaseManager, encryption: Encryption
+) -> None:
+    content = line("ana@example.com", is_admin=True, is_active=False, totp_secret="JBSWY3DPEHPK3PXP")
+
+    await import_one(database, encryption, content)
+
+    [event] = await list_events(database)
+    assert event.changes == "is_admin=true is_active=false second_factor"
+
+
+@pytest.mark.parametrize("empty", ["", " ", None])
+async def test_an_empty_secret_is_no_second_factor(database: AsyncDatabaseManager, empty: str | None) -> None:
+    assert await take(database, line("ana@example.com", totp_secret=empty)) == ImportCounts(imported=1)
+    assert await read_factors(database) == []
+
+
+async def test_an_account_that_is_there_gets_no_second_factor_of_the_file(
+    database: AsyncDatabaseManager, encryption: Encryption
+) -> None:
+    await add_users(database, {"email": "ana@example.com"})
+
+    await import_one(database, encryption, line("ana@example.com", totp_secret="JBSWY3DPEHPK3PXP"))
+
+    assert await read_factors(database) == []
+
+
+async def test_a_batch_whose_second_factors_cannot_be_encrypted_is_not_imported(database: AsyncDatabaseManager) -> None:
+    content = line("ana@example.com") + line("ben@example.com", totp_secret="JBSWY3DPEHPK3PXP")
+
+    with pytest.raises(NoKeysError):
+        await import_one(database, NO_KEYS, content)
+
+    assert await read_users(database, UserModel.email) == []
+
+
 async def test_an_imported_person_who_is_disabled_cannot_log_in(
     service: Service, database: AsyncDatabaseManager
 ) -> None:
@@ -273,9 +354,11 @@ async def test_a_dry_run_counts_as_the_import_does_and_writes_nothing(database: 
     before = await read_tables(database)
     looked_at, imported = Reports(), Reports()
 
-    looked = await import_people(database, BytesIO(b"".join(content)), report=looked_at, dry_run=True)
+    file = BytesIO(b"".join(content))
+    looked = await import_people(database, file, encryption=NO_KEYS, report=looked_at, dry_run=True)
     after = await read_tables(database)
-    counts = await import_people(database, BytesIO(b"".join(content)), report=imported)
+    file.seek(0)
+    counts = await import_people(database, file, encryption=NO_KEYS, report=imported)
 
     assert looked == counts == ImportCounts(imported=BATCH + 1, unchanged=4, refused=1)
     assert looked_at.reasons == imported.reasons
@@ -312,7 +395,7 @@ async def test_an_import_that_was_interrupted_is_ended_by_repeating_it(database:
                 raise OSError("the disk is gone") from None
 
     with pytest.raises(OSError, match="the disk is gone"):
-        await import_people(database, Broken(), report=nothing_is_refused)
+        await import_people(database, Broken(), encryption=NO_KEYS, report=nothing_is_refused)
     stored = await read_users(database, UserModel.email)
     counts = await take(database, *content)
 

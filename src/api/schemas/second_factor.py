@@ -1,5 +1,6 @@
 """Setting a second factor up, and proving who one is."""
 
+from dataclasses import dataclass
 from typing import Annotated, Self
 
 from pydantic import BaseModel, Field, model_validator
@@ -59,6 +60,7 @@ class SecondFactorState(BaseModel):
     recovery_codes_left: Annotated[int, Field(examples=[10])]
 
 
+@dataclass(frozen=True, slots=True)
 class Me(UserRecord):
     """The whole record of whoever asks."""
 

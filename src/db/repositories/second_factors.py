@@ -1,17 +1,18 @@
 """Second factors: whose secret, which codes were used, and the recovery codes that are left."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import ClassVar
 from uuid import UUID
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import and_, delete, exists, func, insert, select, update
 
 from src.core.encryption import Encrypted
 from src.core.exceptions import AppException, SecondFactorSetError
 from src.core.second_factor import hash_recovery_code
 from src.db.base import utc_now
 from src.db.models import RecoveryCodeModel, SecondFactorModel
-from src.db.repositories.base import BaseRepository
+from src.db.repositories.base import BaseRepository, Condition
 
 
 class SecondFactorRepository(BaseRepository[SecondFactorModel]):
@@ -53,6 +54,15 @@ class SecondFactorRepository(BaseRepository[SecondFactorModel]):
             .values(confirmed_at=utc_now(), last_step=step)
         )
         return await self._count_changed(statement) == 1
+
+    async def add_confirmed(self, secrets: Mapping[UUID, Encrypted]) -> None:
+        """Insert factors that users have from elsewhere, by the users' ids: their apps have the secrets already."""
+        rows = [
+            {"user_id": user_id, "encrypted_secret": secret.data, "key_id": secret.key_id, "confirmed_at": utc_now()}
+            for user_id, secret in secrets.items()
+        ]
+        if rows:
+            await self._session.execute(insert(SecondFactorModel), rows)
 
     async def claim_step(self, user_id: UUID, step: int) -> bool:
         """Use the code of this time step up, and those of all before (RFC 6238, section 5.2). Of two who try at once,
@@ -103,3 +113,29 @@ class SecondFactorRepository(BaseRepository[SecondFactorModel]):
     async def count_recovery_codes(self, user_id: UUID) -> int:
         query = select(func.count()).select_from(RecoveryCodeModel).where(RecoveryCodeModel.user_id == user_id)
         return (await self._session.scalars(query)).one()
+
+    async def count_by_key(self) -> Mapping[str, int]:
+        """How many secrets each key has encrypted, those of unfinished set-ups included."""
+        query = select(SecondFactorModel.key_id, func.count()).group_by(SecondFactorModel.key_id)
+        return dict((await self._session.execute(query)).all())
+
+    async def lock_of_other_keys(self, key_id: str, *, after: UUID | None, limit: int) -> Sequence[SecondFactorModel]:
+        """Those whose secret another key has encrypted, in the order of their ids, from behind the id `after`.
+
+        Without the users' rows: who has these changes nothing else, and so waits for no lock of somebody who has them.
+        """
+        query = select(SecondFactorModel).where(SecondFactorModel.key_id != key_id)
+        if after is not None:
+            query = query.where(SecondFactorModel.id > after)
+        locked = query.order_by(SecondFactorModel.id).limit(limit).with_for_update(key_share=True)
+        return (await self._session.scalars(locked)).all()
+
+    async def replace_secrets(self, secrets: Mapping[UUID, Encrypted]) -> None:
+        """Store the secrets of these factors, by their ids, in the place of what is there."""
+        rows = [{"id": id_, "encrypted_secret": it.data, "key_id": it.key_id} for id_, it in secrets.items()]
+        if rows:
+            await self._session.execute(update(SecondFactorModel), rows)
+
+    def abandoned(self, begun_before: datetime) -> Condition:
+        """Set-ups of before then that were never confirmed."""
+        return and_(SecondFactorModel.confirmed_at.is_(None), SecondFactorModel.created_at < begun_before)
