@@ -16,6 +16,8 @@ JsonWebToken = Annotated[
     SecretStr, AfterValidator(encodable), Field(min_length=1, max_length=4096, examples=[EXAMPLE_JWT])
 ]
 Token = Annotated[SecretStr, AfterValidator(encodable), Field(min_length=1, max_length=512, examples=[EXAMPLE_TOKEN])]
+# Of an authenticator app, or a recovery code: which it is, and what may stand between its letters, is not told here.
+Code = Annotated[SecretStr, AfterValidator(encodable), Field(min_length=1, max_length=64, examples=["123456"])]
 Limit = Annotated[int, Field(ge=1, le=100)]
 
 
