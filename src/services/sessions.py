@@ -103,19 +103,20 @@ class SessionService(Service):
         """
         async with self.context.recording(EventKind.LOG_IN) as event:
             await self.context.limits.take_request()
-            owner = await self._get_token_owner(token)
+            owner = await self.uow.tokens.find_user(token, TokenPurpose.SECOND_FACTOR)
+            if owner is None:
+                raise InvalidSecondFactorTokenError
             event.user_id = owner.id
             places = await self.context.limits.take_code(owner.id, is_anonymous=False)
             await self.uow.begin()
             await self.uow.users.lock_users(owner.id)
-            owner = await self._get_token_owner(token)  # it may have ended meanwhile
             factor = await self.uow.second_factors.find_confirmed(owner.id)
             if factor is None:
                 raise InvalidSecondFactorTokenError
             if await consume_code(self.context, factor, code, email=owner.email):
-                await self.uow.tokens.consume(token, TokenPurpose.SECOND_FACTOR)
                 seen = owner.hashed_password
-                if not await self.uow.users.record_login(owner.id, seen_hash=seen, new_hash=seen):
+                is_good = await self.uow.tokens.consume(token, TokenPurpose.SECOND_FACTOR)
+                if not is_good or not await self.uow.users.record_login(owner.id, seen_hash=seen, new_hash=seen):
                     raise InvalidSecondFactorTokenError
                 session = await self._start_session(owner.id, by_code=True)
                 await self.context.limits.give_back([*places, *self.context.limits.guess_places(owner.email)])
@@ -223,13 +224,6 @@ class SessionService(Service):
             raise InvalidCredentialsError
         expires_at = utc_now() + SECOND_FACTOR_TOKEN_LIFETIME
         return await self.uow.tokens.issue(owner.id, TokenPurpose.SECOND_FACTOR, expires_at=expires_at)
-
-    async def _get_token_owner(self, token: str) -> UserModel:
-        """Raises `InvalidSecondFactorTokenError`."""
-        owner = await self.uow.tokens.find_user(token, TokenPurpose.SECOND_FACTOR)
-        if owner is None:
-            raise InvalidSecondFactorTokenError
-        return owner
 
     async def _start_session(self, user_id: UUID, *, by_code: bool) -> SessionModel:
         now = utc_now()

@@ -9,13 +9,13 @@ from datetime import timedelta
 import jwt
 import pytest
 from httpx import Response
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 from src.core.limits import Rate
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
-from src.db.models import SecondFactorModel, SessionModel, UserModel, UserTokenModel
-from tests.support.databases import execute, read_all_but_events
+from src.db.models import RecoveryCodeModel, SecondFactorModel, SessionModel, UserModel, UserTokenModel
+from tests.support.databases import execute, read_all_but_events, recorded_statements
 from tests.support.factories import expire_links
 from tests.support.hashing import count_hashes, hold, start_waiting
 from tests.support.second_factor import (
@@ -69,6 +69,11 @@ async def count_sessions(database: AsyncDatabaseManager) -> int:
         return (await session.scalars(select(func.count()).select_from(SessionModel))).one()
 
 
+async def count_recovery_codes(database: AsyncDatabaseManager) -> int:
+    async with database.session() as session:
+        return (await session.scalars(select(func.count()).select_from(RecoveryCodeModel))).one()
+
+
 # --- the two steps ---
 
 
@@ -118,6 +123,16 @@ async def test_a_wrong_password_is_not_told_of_the_factor(service: Service) -> N
     await create_account_with_factor(service)
 
     assert refusal(await post_log_in(service, password="a-wrong-password")) == (401, "INVALID_CREDENTIALS", [])
+
+
+async def test_nobody_looks_for_a_factor_before_the_password_was_right(service: Service) -> None:
+    await create_account_with_factor(service)
+
+    with recorded_statements(service.database) as statements:
+        await post_log_in(service, password="a-wrong-password")
+
+    assert statements
+    assert not [statement for statement in statements if "second_factors" in statement]
 
 
 # --- the token between the steps ---
@@ -197,6 +212,14 @@ async def test_a_token_ends_with_the_credentials_that_it_stands_for(
     token = await begin_log_in(service)
 
     assert (await change(service, ana)).is_success
+
+    assert refusal(await post_code(service, token, code_of(secret))) == INVALID_TOKEN
+
+
+async def test_a_token_is_no_good_without_a_factor(service: Service, database: AsyncDatabaseManager) -> None:
+    secret = await create_account_with_factor(service)
+    token = await begin_log_in(service)
+    await execute(database, delete(SecondFactorModel))
 
     assert refusal(await post_code(service, token, code_of(secret))) == INVALID_TOKEN
 
@@ -304,6 +327,21 @@ async def test_of_many_who_use_one_code_at_once_one_gets_in(start_service: Start
     )
 
     assert Counter(each.status_code for each in responses) == {200: 1, 401: 7}
+
+
+@pytest.mark.slow
+async def test_of_many_who_use_one_token_at_once_one_gets_in_and_uses_up_a_code(start_service: StartService) -> None:
+    workers = [await start_service(), await start_service()]
+    user_id = await create_account(workers[0])
+    await add_second_factor(workers[0], user_id)
+    codes, token = await add_recovery_codes(workers[0], user_id), await begin_log_in(workers[0])
+
+    responses = await asyncio.gather(
+        *(post_code(workers[number % 2], token, code) for number, code in enumerate(codes))
+    )
+
+    assert Counter(each.status_code for each in responses) == {200: 1, 401: 9}
+    assert await count_recovery_codes(workers[0].database) == 9
 
 
 @pytest.mark.slow
