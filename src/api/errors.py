@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from src.api.pages import is_page, render_refusal
+from src.api.schemas.fields import EXAMPLE_TOKEN
 from src.api.schemas.service import Problem
 from src.core.exceptions import (
     AppException,
@@ -20,6 +21,7 @@ from src.core.exceptions import (
     ForbiddenException,
     InvalidAccessTokenError,
     PayloadTooLargeException,
+    SecondFactorRequiredError,
     ServiceUnavailableException,
     TooManyRequestsException,
     UnauthorizedException,
@@ -33,6 +35,11 @@ log = logging.getLogger(__name__)
 
 _EXAMPLES: Mapping[type[AppException], Any] = {
     ValidationException: {"fields": [{"field": "email", "reason": "is required"}]},
+    SecondFactorRequiredError: {
+        "second_factor_token": EXAMPLE_TOKEN,
+        "expires_in": 300,
+        "methods": ["totp", "recovery_code"],
+    },
     AppException: {"request_id": "5f0c7f6a1d0b4b7f9a53c1c5d7a0e1aa"},
 }
 _BY_STATUS = {family.status_code: family for family in AppException.__subclasses__()}

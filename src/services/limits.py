@@ -63,9 +63,8 @@ class RateLimiter:
         link, lately: otherwise anybody could lock them out. And who is logged in already does not wait for what
         strangers guess.
         """
-        here, request = self._guesses_here(email), [self._request] if is_anonymous else []
-        whose = "password" if is_anonymous else "current password"
-        anywhere = self._place(self._settings.rate_limit_failures_per_account, whose, email)
+        here, anywhere = self.guess_places(email, is_anonymous=is_anonymous)
+        request = [self._request] if is_anonymous else []
         self._refuse_blocked(here, *request)
         places = [here, anywhere, *request]
         refused = await self._attempt(*places)
@@ -74,6 +73,12 @@ class RateLimiter:
         if refused:
             await self._refuse(refused, of=places, blocks={anywhere: here})
         return [here, anywhere]
+
+    def guess_places(self, email: str, *, is_anonymous: bool = True) -> Sequence[Place]:
+        """Those that `take_guess` takes here, for a later request that gives them back."""
+        whose = "password" if is_anonymous else "current password"
+        anywhere = self._place(self._settings.rate_limit_failures_per_account, whose, email)
+        return [self._guesses_here(email), anywhere]
 
     async def forgive(self, email: str) -> None:
         """For who has followed a link that was sent to the address, in its transaction: from here they may guess anew,

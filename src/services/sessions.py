@@ -1,6 +1,7 @@
 """Sessions: how people log in, stay logged in, and log out."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -8,23 +9,30 @@ from uuid import UUID
 from src.core.callers import AuthenticatedUser
 from src.core.exceptions import (
     InvalidAccessTokenError,
+    InvalidCodeError,
     InvalidCredentialsError,
     InvalidRefreshTokenError,
+    InvalidSecondFactorTokenError,
     SecondFactorNotSetError,
+    SecondFactorRequiredError,
     ServiceUnavailableException,
     SessionNotFoundError,
 )
 from src.core.hash_pool import HashKind
-from src.core.kinds import EmailKind
+from src.core.kinds import EmailKind, TokenPurpose
+from src.core.limits import Place
 from src.core.passwords import needs_rehash
 from src.core.tokens import RefreshClaims
 from src.db.base import utc_now
-from src.db.models import EventKind, SessionModel
+from src.db.models import EventKind, SessionModel, UserModel
 from src.db.repositories import RotatedSession
+from src.services.audit import AuditEvent
 from src.services.context import Service
-from src.services.proofs import prove_second_factor, reauthorize, take_code, verify_password
+from src.services.proofs import consume_code, prove_second_factor, reauthorize, take_code, verify_password
 
 log = logging.getLogger(__name__)
+
+SECOND_FACTOR_TOKEN_LIFETIME = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,39 +44,90 @@ class TokenPair:
     refresh_expires_in: timedelta
 
 
+@dataclass(frozen=True, slots=True)
+class SecondFactorRequired:
+    """The password was right, and a code is still to come: the token stands for the password until then."""
+
+    token: str
+    expires_in: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """Whose password was right, what is stored of it from now on, and what a log-in gives back."""
+
+    owner: UserModel
+    new_hash: str
+    places: Sequence[Place]
+
+
 class SessionService(Service):
-    async def log_in(self, *, email: str, password: str) -> TokenPair:
+    async def log_in(self, *, email: str, password: str, code: str | None = None) -> TokenPair | SecondFactorRequired:
         """Start a session. The oldest of too many ends, and a hash of lower cost or foreign kind is upgraded.
 
+        Without a code, an account that has a second factor gets no session but a token for `finish_log_in`. Until then
+        the log-in has no effect: it counts as a wrong guess.
+
         Raises `InvalidCredentialsError` after the same work for a wrong password and an unknown, pending or disabled
-        account, `TooManyRequestsException` after too many wrong ones, and `ServiceUnavailableException` when too many
-        wait to be hashed.
+        account, `InvalidCodeError` after a right password alone, `TooManyRequestsException` after too many wrong ones,
+        and `ServiceUnavailableException` when too many wait to be hashed.
         """
-        passwords = self.context.passwords
         async with self.context.recording(EventKind.LOG_IN) as event:
-            event.address = email
-            passwords.require_room(HashKind.LOG_IN)
-            places = await self.context.limits.take_guess(email)
-            owner = await self.uow.users.find_owner(email)
-            if owner:
-                event.user_id, event.address = owner.id, None
-            stored = owner.hashed_password if owner else None
-            # A flood of the queue must not make the owner's attempts, none of which was tried, wrong ones.
-            async with self.context.limits.given_back_on(ServiceUnavailableException, places):
-                is_right = await passwords.verify(password, stored, kind=HashKind.LOG_IN)
-                if owner is None or not owner.is_active or not is_right:
-                    raise InvalidCredentialsError
-                new_hash = owner.hashed_password
-                if needs_rehash(owner.hashed_password, self.settings.auth_bcrypt_rounds):
-                    new_hash = await passwords.hash(password, kind=HashKind.LOG_IN)
+            verified = await self._verify(email, password, event)
+            owner, places = verified.owner, verified.places
+            if code is not None:
+                places = [*places, *await self.context.limits.take_code(owner.id, is_anonymous=False)]
             await self.uow.begin()
-            if not await self.uow.users.record_login(owner.id, seen_hash=owner.hashed_password, new_hash=new_hash):
+            await self.uow.users.lock_users(owner.id)
+            factor = await self.uow.second_factors.find_confirmed(owner.id)
+            if factor:
+                if code is None:
+                    token = await self._issue_second_factor_token(owner)
+                    await self.context.commit(event, failure=SecondFactorRequiredError.code)
+                    return SecondFactorRequired(token, SECOND_FACTOR_TOKEN_LIFETIME)
+                if not await consume_code(self.context, factor, code, email=owner.email):
+                    raise InvalidCodeError
+            if not await self.uow.users.record_login(
+                owner.id, seen_hash=owner.hashed_password, new_hash=verified.new_hash
+            ):
                 raise InvalidCredentialsError
-            session = await self._start_session(owner.id)
+            session = await self._start_session(owner.id, by_code=factor is not None)
             await self.context.limits.give_back(places)
             event.set_actor(owner.id)
             await self.context.commit(event)
         return self._pair(session, session.id, session.generation)
+
+    async def finish_log_in(self, *, token: str, code: str) -> TokenPair:
+        """Start the session of a log-in whose password was right, by a code of the second factor.
+
+        A wrong code is counted against the token, which the fifth ends. Raises `InvalidSecondFactorTokenError`,
+        `InvalidCodeError`, and `TooManyRequestsException` after too many wrong codes of whatever token.
+        """
+        async with self.context.recording(EventKind.LOG_IN) as event:
+            await self.context.limits.take_request()
+            owner = await self.uow.tokens.find_user(token, TokenPurpose.SECOND_FACTOR)
+            if owner is None:
+                raise InvalidSecondFactorTokenError
+            event.user_id = owner.id
+            places = await self.context.limits.take_code(owner.id, is_anonymous=False)
+            await self.uow.begin()
+            await self.uow.users.lock_users(owner.id)
+            factor = await self.uow.second_factors.find_confirmed(owner.id)
+            if factor is None:
+                raise InvalidSecondFactorTokenError
+            if await consume_code(self.context, factor, code, email=owner.email):
+                seen = owner.hashed_password
+                is_good = await self.uow.tokens.consume(token, TokenPurpose.SECOND_FACTOR)
+                if not is_good or not await self.uow.users.record_login(owner.id, seen_hash=seen, new_hash=seen):
+                    raise InvalidSecondFactorTokenError
+                session = await self._start_session(owner.id, by_code=True)
+                await self.context.limits.give_back([*places, *self.context.limits.guess_places(owner.email)])
+                event.set_actor(owner.id)
+                await self.context.commit(event)
+                return self._pair(session, session.id, session.generation)
+            await self.uow.tokens.count_failure(token, TokenPurpose.SECOND_FACTOR)
+            await self.context.commit(event, failure=InvalidCodeError.code)
+        raise InvalidCodeError
 
     async def refresh(self, refresh_token: str) -> TokenPair:
         """Exchange a refresh token for the next one.
@@ -162,13 +221,44 @@ class SessionService(Service):
                 raise InvalidAccessTokenError
             await self.context.commit(event)
 
-    async def _start_session(self, user_id: UUID) -> SessionModel:
+    async def _verify(self, email: str, password: str, event: AuditEvent) -> _Verified:
+        """Raises `InvalidCredentialsError`, after the same work for whatever reason."""
+        passwords = self.context.passwords
+        event.address = email
+        passwords.require_room(HashKind.LOG_IN)
+        places = await self.context.limits.take_guess(email)
+        owner = await self.uow.users.find_owner(email)
+        if owner:
+            event.user_id, event.address = owner.id, None
+        stored = owner.hashed_password if owner else None
+        # A flood of the queue must not make the owner's attempts, none of which was tried, wrong ones.
+        async with self.context.limits.given_back_on(ServiceUnavailableException, places):
+            is_right = await passwords.verify(password, stored, kind=HashKind.LOG_IN)
+            if owner is None or not owner.is_active or not is_right:
+                raise InvalidCredentialsError
+            new_hash = owner.hashed_password
+            if needs_rehash(owner.hashed_password, self.settings.auth_bcrypt_rounds):
+                new_hash = await passwords.hash(password, kind=HashKind.LOG_IN)
+        return _Verified(owner, new_hash, places)
+
+    async def _issue_second_factor_token(self, owner: UserModel) -> str:
+        """Raises `InvalidCredentialsError` if the password has changed, or the account has been disabled or deleted,
+        while it was verified. The account must be locked."""
+        seen = {"id": owner.id, "hashed_password": owner.hashed_password, "is_active": True}
+        if not await self.uow.users.exists(seen):
+            raise InvalidCredentialsError
+        expires_at = utc_now() + SECOND_FACTOR_TOKEN_LIFETIME
+        return await self.uow.tokens.issue(owner.id, TokenPurpose.SECOND_FACTOR, expires_at=expires_at)
+
+    async def _start_session(self, user_id: UUID, *, by_code: bool) -> SessionModel:
         now = utc_now()
         session = SessionModel(
             user_id=user_id,
             last_used_at=now,
             idle_expires_at=now + timedelta(seconds=self.settings.auth_session_idle_seconds),
             expires_at=now + timedelta(seconds=self.settings.auth_session_absolute_seconds),
+            authenticated_at=now,
+            second_factor_at=now if by_code else None,
             client_address=self.context.origin.address,
             user_agent=self.context.origin.user_agent,
         )

@@ -23,6 +23,7 @@ from src.services.clients import ClientSecret
 from src.services.imports import import_people
 from tests.support.databases import execute
 from tests.support.factories import add_users, expire_links
+from tests.support.second_factor import add_second_factor, begin_log_in, code_of, post_code
 from tests.support.service import MailingService, Service, accounts_of, clients_of, keys_of
 from tests.support.steps import (
     PASSWORD,
@@ -89,6 +90,9 @@ class Stage:
     async def account(self, name: str = "ana") -> LoggedIn:
         await add_users(self.service.database, {"email": self.address(name), "hashed_password": HASH})
         return await log_in(self.service, self.address(name))
+
+    async def account_with_factor(self) -> str:
+        return await add_second_factor(self.service, (await self.account()).user_id)
 
     async def disabled(self) -> LoggedIn:
         ana = await self.account()
@@ -290,6 +294,39 @@ async def a_log_in_before_the_activation(stage: Stage) -> Action:
 async def a_log_in_with_an_unknown_address(stage: Stage) -> Action:
     form = {"grant_type": "password", "username": stage.address(), "password": PASSWORD}
     return stage.service.client.post("/auth/token", data=form)
+
+
+@leaves(EventKind.LOG_IN, "SECOND_FACTOR_REQUIRED", on="ana", changes_nothing=False)
+async def a_log_in_that_waits_for_its_second_factor(stage: Stage) -> Action:
+    await stage.account_with_factor()
+    return post_log_in(stage.service, stage.address())
+
+
+@leaves(EventKind.LOG_IN, "INVALID_CODE", on="ana", changes_nothing=False)
+async def a_log_in_with_a_wrong_code(stage: Stage) -> Action:
+    await stage.account_with_factor()
+    return post_code(stage.service, await begin_log_in(stage.service, stage.address()), "no code at all")
+
+
+@leaves(EventKind.LOG_IN, "INVALID_CODE", on="ana")
+async def a_log_in_by_form_with_a_wrong_code(stage: Stage) -> Action:
+    await stage.account_with_factor()
+    form = {"grant_type": "password", "username": stage.address(), "password": PASSWORD, "otp": "no code at all"}
+    return stage.service.client.post("/auth/token", data=form)
+
+
+@leaves(EventKind.LOG_IN, on="ana", by="ana")
+async def a_log_in_with_a_code(stage: Stage) -> Action:
+    secret = await stage.account_with_factor()
+    return post_code(stage.service, await begin_log_in(stage.service, stage.address()), code_of(secret))
+
+
+@is_counted(EventKind.LOG_IN, "INVALID_SECOND_FACTOR_TOKEN")
+async def a_log_in_with_a_token_that_has_expired(stage: Stage) -> Action:
+    secret = await stage.account_with_factor()
+    token = await begin_log_in(stage.service, stage.address())
+    await expire_links(stage.service.database)
+    return post_code(stage.service, token, code_of(secret))
 
 
 @leaves(EventKind.LOG_OUT, on="ana", by="ana")

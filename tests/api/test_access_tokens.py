@@ -41,7 +41,7 @@ from tests.support.steps import (
 DAY = timedelta(days=1)
 
 # The ways to start or continue a session. Think twice before you add one.
-MINTS_A_SESSION = {"post /auth/login", "post /auth/token", "post /auth/refresh"}
+MINTS_A_SESSION = {"post /auth/login", "post /auth/login/second-factor", "post /auth/token", "post /auth/refresh"}
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def test_every_kind_is_shown_done_and_refused_where_it_can_be() -> None:
 
 SECRET_OR_PERSONAL = (
     *("password", "current_password", "new_password", "email", "new_email", "username", "name"),
-    *("token", "access_token", "refresh_token", "client_secret"),
+    *("token", "access_token", "refresh_token", "client_secret", "second_factor_token"),
 )
 
 

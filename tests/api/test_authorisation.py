@@ -13,9 +13,11 @@ from fastapi.routing import iter_route_contexts
 from httpx import ASGITransport, AsyncClient, Response
 
 from src.api.app import app
+from src.api.dependencies import runtime_of
 from src.core.callers import Scope
 from src.core.kinds import TokenPurpose
 from src.core.passwords import hash_password
+from src.core.second_factor import new_totp_secret
 from src.core.tokens import hash_token, new_token
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
@@ -24,6 +26,7 @@ from src.services.clients import ClientSecret
 from tests.support.databases import read_all_but_events
 from tests.support.factories import make_session
 from tests.support.keys import sign_access
+from tests.support.second_factor import code_of, make_second_factor
 from tests.support.service import Service, Starter, clients_of
 from tests.support.steps import NEW_PASSWORD, PASSWORD, bearer, create_client
 
@@ -47,6 +50,7 @@ POST /auth/activate                                    200
 POST /auth/activation/resend                           202
 POST /auth/invitation/accept                           200
 POST /auth/login                                       200
+POST /auth/login/second-factor                         200
 POST /auth/token (password)                            200
 POST /auth/token (client)                              200
 POST /auth/refresh                                     200
@@ -202,6 +206,8 @@ class Stage:
         return bearer(self.service.signer.sign_service_access(client.client_id, scopes))
 
 
+SHARED_SECRET = new_totp_secret()  # of everybody with a second factor
+
 # What a request needs besides its token; a route that is not here needs nothing.
 REQUESTS: Mapping[str, Callable[[Stage], dict[str, Any]]] = {
     "POST /auth/signup": lambda _: {"json": {"email": new_address(), "password": PASSWORD}},
@@ -209,6 +215,12 @@ REQUESTS: Mapping[str, Callable[[Stage], dict[str, Any]]] = {
     "POST /auth/activation/resend": lambda _: {"json": {"email": new_address()}},
     "POST /auth/invitation/accept": lambda s: {"json": s.link(TokenPurpose.INVITATION) | {"password": PASSWORD}},
     "POST /auth/login": lambda s: {"json": {"email": s.cast["owner"].email, "password": PASSWORD}},
+    "POST /auth/login/second-factor": lambda s: {
+        "json": {
+            "second_factor_token": s.link(TokenPurpose.SECOND_FACTOR)["token"],
+            "code": code_of(SHARED_SECRET),
+        }
+    },
     "POST /auth/token (password)": lambda s: {
         "data": {"grant_type": "password", "username": s.cast["owner"].email, "password": PASSWORD}
     },
@@ -287,6 +299,10 @@ async def make_links(service: Service, purpose: TokenPurpose) -> list[str]:
         users = [new_user(**state) for _ in tokens]
         session.add_all(users)
         await session.flush()
+        if purpose is TokenPurpose.SECOND_FACTOR:
+            session.add_all(
+                make_second_factor(runtime_of(service.app).encryption, user.id, SHARED_SECRET) for user in users
+            )
         session.add_all(
             UserTokenModel(
                 user_id=user.id,

@@ -21,21 +21,26 @@ from src.api.schemas.second_factor import ReauthenticateRequest
 from src.api.schemas.sessions import (
     LogInRequest,
     RefreshRequest,
+    SecondFactorLogInRequest,
     ServiceTokenResponse,
     SessionList,
     SessionRecord,
     TokenGrant,
     TokenResponse,
+    get_pair,
 )
 from src.core.exceptions import (
     BadRequestException,
     ForeignOriginError,
     InvalidClientError,
+    InvalidCodeError,
     InvalidCredentialsError,
     InvalidRefreshTokenError,
     InvalidScopeError,
+    InvalidSecondFactorTokenError,
     PayloadTooLargeException,
     SecondFactorNotSetError,
+    SecondFactorRequiredError,
     SessionNotFoundError,
     TooManyRequestsException,
     UnauthorizedException,
@@ -62,16 +67,38 @@ _client_credentials = _ClientCredentials(
 @router.post(
     "/login",
     dependencies=[IN_STEPS],
-    responses=document(*LIMITED_BODY_ERRORS, InvalidCredentialsError, ForeignOriginError),
+    responses=document(*LIMITED_BODY_ERRORS, InvalidCredentialsError, SecondFactorRequiredError, ForeignOriginError),
 )
 async def log_in(body: LogInRequest, context: ContextDep, cookie: RefreshCookieDep) -> TokenResponse:
     """Start a session with an e-mail address and a password.
 
     Wrong, unknown, unconfirmed and disabled are the same 401. `use_cookie` is for front ends in browsers.
+
+    An account with a second factor gets 403 `SECOND_FACTOR_REQUIRED`: ask for a code, and send it to
+    `/auth/login/second-factor` with the `second_factor_token` in `details`, within `expires_in` seconds.
     """
     if body.use_cookie:
         cookie.check_wanted()
-    pair = await SessionService(context).log_in(email=body.email, password=body.password.get_secret_value())
+    pair = get_pair(await SessionService(context).log_in(email=body.email, password=body.password.get_secret_value()))
+    return cookie.answer(pair) if body.use_cookie else TokenResponse.of(pair)
+
+
+@router.post(
+    "/login/second-factor",
+    responses=document(*LIMITED_BODY_ERRORS, InvalidCodeError, InvalidSecondFactorTokenError, ForeignOriginError),
+)
+async def log_in_with_second_factor(
+    body: SecondFactorLogInRequest, context: ContextDep, cookie: RefreshCookieDep
+) -> TokenResponse:
+    """Start the session of a log-in that was answered with `SECOND_FACTOR_REQUIRED`.
+
+    The code is the authenticator app's, or a recovery code; each works once. After 401 `INVALID_CODE` another may be
+    sent with the same token; after 401 `INVALID_SECOND_FACTOR_TOKEN`, log in with the password again.
+    """
+    if body.use_cookie:
+        cookie.check_wanted()
+    token, code = body.second_factor_token.get_secret_value(), body.code.get_secret_value()
+    pair = await SessionService(context).finish_log_in(token=token, code=code)
     return cookie.answer(pair) if body.use_cookie else TokenResponse.of(pair)
 
 
@@ -85,8 +112,10 @@ async def log_in(body: LogInRequest, context: ContextDep, cookie: RefreshCookieD
         ValidationException,
         BadRequestException,
         InvalidCredentialsError,
+        InvalidCodeError,
         InvalidClientError,
         InvalidScopeError,
+        SecondFactorRequiredError,
         ForeignOriginError,
         TooManyRequestsException,
     ),
@@ -97,14 +126,16 @@ async def issue_token(
     context: ContextDep,
 ) -> TokenResponse | ServiceTokenResponse:
     """The token endpoint of OAuth 2.0. `grant_type=password` is `/auth/login` as a form (RFC 6749, section 4.3), for
-    the Authorize button and OAuth libraries; `username` is the e-mail address.
+    the Authorize button and OAuth libraries; `username` is the e-mail address, and `otp` the code of an account that
+    has a second factor.
 
     `grant_type=client_credentials` (section 4.4) gives another service a token of its own, for all its scopes or for
     those in `scope`. It sends its id and secret as HTTP Basic, or in the form.
     """
     if form.grant_type == "password":
         email, password = form.person()
-        return TokenResponse.of(await SessionService(context).log_in(email=email, password=password))
+        outcome = await SessionService(context).log_in(email=email, password=password, code=form.code())
+        return TokenResponse.of(get_pair(outcome))
     client_id, secret = form.service(basic)
     token = await ClientService(context).issue_token(client_id=client_id, client_secret=secret, scopes=form.scopes())
     return ServiceTokenResponse.of(token)

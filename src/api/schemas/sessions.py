@@ -8,27 +8,35 @@ from uuid import UUID
 from fastapi.security import HTTPBasicCredentials
 from pydantic import BaseModel, ConfigDict, Field
 
-from src.api.schemas.fields import EXAMPLE_JWT, EXAMPLE_TOKEN, Body, JsonWebToken, Token
+from src.api.schemas.fields import EXAMPLE_JWT, EXAMPLE_TOKEN, Body, Code, JsonWebToken, Token
 from src.core.addresses import normalize_email
-from src.core.exceptions import InvalidClientError, ValidationException
+from src.core.exceptions import InvalidClientError, SecondFactorRequiredError, ValidationException
 from src.core.fields import Email, Password
 from src.core.users import EXAMPLE_ID
 from src.db.models import SessionModel
 from src.services.clients import ServiceToken
-from src.services.sessions import TokenPair
+from src.services.sessions import SecondFactorRequired, TokenPair
+
+UseCookie = Annotated[
+    bool,
+    Field(
+        description="Put the refresh token into the cookie `__Host-refresh` and not into the answer "
+        "(where AUTH_REFRESH_COOKIE is on).",
+        examples=[False],
+    ),
+]
 
 
 class LogInRequest(Body):
     email: Email
     password: Password
-    use_cookie: Annotated[
-        bool,
-        Field(
-            description="Put the refresh token into the cookie `__Host-refresh` and not into the answer "
-            "(where AUTH_REFRESH_COOKIE is on).",
-            examples=[False],
-        ),
-    ] = False
+    use_cookie: UseCookie = False
+
+
+class SecondFactorLogInRequest(Body):
+    second_factor_token: Annotated[Token, Field(description="From `details` of the 403 `SECOND_FACTOR_REQUIRED`.")]
+    code: Annotated[Code, Field(description="Of the authenticator app, or a recovery code.")]
+    use_cookie: UseCookie = False
 
 
 class TokenGrant(BaseModel):
@@ -39,6 +47,9 @@ class TokenGrant(BaseModel):
     grant_type: Annotated[Literal["password", "client_credentials"], Field(examples=["password"])]
     username: Annotated[str | None, Field(max_length=320, examples=["ana@example.com"])] = None
     password: Password | None = None
+    otp: Annotated[
+        Code | None, Field(description="A code of the second factor, where the account has one.", examples=["123456"])
+    ] = None
     client_id: Annotated[str | None, Field(max_length=100, examples=[EXAMPLE_ID])] = None
     client_secret: Annotated[Token | None, Field(examples=[EXAMPLE_TOKEN])] = None
     scope: Annotated[str | None, Field(max_length=200, examples=["users:read"])] = None
@@ -51,6 +62,9 @@ class TokenGrant(BaseModel):
             return normalize_email(self.username), self.password.get_secret_value()
         except ValueError as error:
             raise ValidationException.for_field("username", str(error)) from None
+
+    def code(self) -> str | None:
+        return self.otp.get_secret_value() if self.otp else None
 
     def service(self, basic: HTTPBasicCredentials | None) -> tuple[str, str]:
         """The id and the secret of a client, by HTTP Basic or from the form, but not by both (RFC 6749, section 2.3).
@@ -76,6 +90,18 @@ class TokenGrant(BaseModel):
 
 class RefreshRequest(Body):
     refresh_token: JsonWebToken
+
+
+def get_pair(outcome: TokenPair | SecondFactorRequired) -> TokenPair:
+    """The tokens of a log-in. Raises `SecondFactorRequiredError`, with what its second step needs."""
+    if isinstance(outcome, TokenPair):
+        return outcome
+    details = {
+        "second_factor_token": outcome.token,
+        "expires_in": int(outcome.expires_in.total_seconds()),
+        "methods": ["totp", "recovery_code"],
+    }
+    raise SecondFactorRequiredError(details=details)
 
 
 class TokenResponse(BaseModel):

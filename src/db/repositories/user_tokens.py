@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import ColumnElement, delete, select, update
 
 from src.core.kinds import TokenPurpose
 from src.core.tokens import hash_token, new_token
 from src.db.base import utc_now
 from src.db.models import UserModel, UserTokenModel
 from src.db.repositories.base import BaseRepository, Condition
+
+_MAX_FAILURES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,12 @@ class UserTokenRepository(BaseRepository[UserTokenModel]):
         row = (await self._session.execute(query)).one_or_none()
         return None if row is None else EmailChange(row.user_id, row.new_email, row.session_id, row.created_at)
 
+    async def count_failure(self, token: str, purpose: TokenPurpose) -> None:
+        """Count a wrong code that came with the token. The fifth ends it."""
+        await self._count_changed(
+            update(UserTokenModel).where(*_is_usable(token, purpose)).values(failures=UserTokenModel.failures + 1)
+        )
+
     async def consume(self, token: str, purpose: TokenPurpose) -> bool:
         """Use the token up, and the others of its user and purpose. Of two who try at once, one is told true.
 
@@ -96,4 +104,5 @@ def _is_usable(token: str, purpose: TokenPurpose) -> tuple[ColumnElement[bool], 
         UserTokenModel.token_hash == hash_token(token),
         UserTokenModel.purpose == purpose,
         UserTokenModel.expires_at > utc_now(),
+        UserTokenModel.failures < _MAX_FAILURES,
     )
