@@ -15,7 +15,7 @@ install: $(VENV)/.installed ## Make .venv with the locked development dependenci
 $(VENV)/.installed: requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	@$(PYTHON) -m venv $(VENV) || { echo "The module venv is missing: install it (Debian: apt install python3-venv)."; exit 1; }
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.txt
 	@touch $@
 
 run: install ## Start the service on http://localhost:8000 (PORT=...), on SQLite unless DATABASE_URL says otherwise
