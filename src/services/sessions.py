@@ -1,12 +1,15 @@
 """Sessions: how people log in, stay logged in, and log out."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from src.core.callers import AuthenticatedUser
 from src.core.exceptions import (
+    InvalidAccessTokenError,
     InvalidCredentialsError,
     InvalidRefreshTokenError,
     ServiceUnavailableException,
@@ -15,10 +18,11 @@ from src.core.exceptions import (
 from src.core.hash_pool import HashKind
 from src.core.kinds import EmailKind
 from src.core.passwords import needs_rehash
-from src.core.tokens import RefreshClaims
+from src.core.tokens import FIRST_PARTY_CLIENT_ID, AccessClaims, RefreshClaims
 from src.db.base import utc_now
 from src.db.models import EventKind, SessionModel
 from src.db.repositories import RotatedSession
+from src.services.audit import AuditEvent
 from src.services.context import Service
 
 log = logging.getLogger(__name__)
@@ -34,13 +38,14 @@ class TokenPair:
 
 
 class SessionService(Service):
-    async def log_in(self, *, email: str, password: str) -> TokenPair:
+    async def log_in(self, *, email: str, password: str, resources: Sequence[str] = ()) -> TokenPair:
         """Start a session. The oldest of too many ends, and a hash of lower cost or foreign kind is upgraded.
 
         Raises `InvalidCredentialsError` after the same work for a wrong password and an unknown, pending or disabled
-        account, `TooManyRequestsException` after too many wrong ones, and `ServiceUnavailableException` when too many
-        wait to be hashed.
+        account, `TooManyRequestsException` after too many wrong ones, `ServiceUnavailableException` when too many
+        wait to be hashed, and `InvalidTargetError`.
         """
+        audience = self.context.signer.choose_audience(resources)
         passwords = self.context.passwords
         async with self.context.recording(EventKind.LOG_IN) as event:
             event.address = email
@@ -65,25 +70,26 @@ class SessionService(Service):
             await self.context.limits.give_back(places)
             event.set_actor(owner.id)
             await self.context.commit(event)
-        return self._pair(session, session.id, session.generation)
+        return self._pair(session, session.id, session.generation, audience)
 
-    async def refresh(self, refresh_token: str) -> TokenPair:
+    async def refresh(self, refresh_token: str, *, resources: Sequence[str] = ()) -> TokenPair:
         """Exchange a refresh token for the next one.
 
         Two tabs, or a retry after a lost answer, get the same successor within the grace window. Any other token that
         is not the current one has been stolen from somebody: its session ends, and its owner is notified (RFC 9700,
-        section 4.14.2). Raises `InvalidRefreshTokenError`.
+        section 4.14.2). Raises `InvalidRefreshTokenError`, and `InvalidTargetError` before the token is used.
         """
+        audience = self.context.signer.choose_audience(resources)
         claims = self.context.signer.read_refresh(refresh_token)
         idle = timedelta(seconds=self.settings.auth_session_idle_seconds)
         rotated = await self.uow.sessions.rotate(claims.session_id, claims.generation, idle=idle)
         if rotated:
-            return self._pair(rotated, claims.session_id, claims.generation + 1)
+            return self._pair(rotated, claims.session_id, claims.generation + 1, audience)
         session = await self.uow.sessions.find_live(claims.session_id)
         if session is None:
             raise InvalidRefreshTokenError
         if self._is_retry(claims, session):
-            return self._pair(session, session.id, session.generation)
+            return self._pair(session, session.id, session.generation, audience)
         await self.uow.begin()
         await self.uow.users.lock_users(session.user_id)
         if not await self.uow.sessions.revoke(session.id):  # another replay was first, and its owner has been notified
@@ -110,14 +116,38 @@ class SessionService(Service):
         """
         async with self.context.recording(EventKind.LOG_OUT) as event:
             claims = self.context.signer.read_refresh(refresh_token)
-            await self.uow.begin()
-            session = await self.uow.sessions.find_live(claims.session_id)
-            if session is None:  # it has ended already: an event of that would name nobody
-                return
-            event.set_actor(session.user_id)
-            await self.uow.users.lock_users(session.user_id)
-            await self.uow.sessions.revoke(session.id)
-            await self.context.commit(event)
+            if await self._end_session(event, claims.session_id):
+                await self.context.commit(event)
+
+    async def revoke_token(self, token: str) -> None:
+        """End the session of a token, whoever holds it (RFC 7009). Any other token changes nothing; so does one for
+        another resource: who is sent such a token must not be able to log its owner out."""
+        session_id = self._find_session_id(token)
+        if session_id is None:
+            return
+        async with self.context.recording(EventKind.LOG_OUT) as event:
+            if await self._end_session(event, session_id):
+                await self.context.commit(event)
+
+    async def introspect(self, token: str) -> dict[str, Any] | None:
+        """What a token says that would be accepted right now, by us or by its resource; `None` of any other.
+
+        Looking at a refresh token neither uses it nor counts as a replay.
+        """
+        try:
+            claims = self.context.signer.read_refresh(token)
+        except InvalidRefreshTokenError:
+            return await self._introspect_access(token)
+        session = await self.uow.sessions.find_live(claims.session_id)
+        if session is None or not (session.generation == claims.generation or self._is_retry(claims, session)):
+            return None
+        return {
+            "iss": self.context.signer.issuer,
+            "sub": str(session.user_id),
+            "client_id": FIRST_PARTY_CLIENT_ID,
+            "sid": str(session.id),
+            "exp": int(min(session.idle_expires_at, session.expires_at).timestamp()),
+        }
 
     async def revoke(self, caller: AuthenticatedUser, session_id: UUID) -> None:
         """End one of the caller's sessions. Raises `SessionNotFoundError` if they have no such live session."""
@@ -135,6 +165,40 @@ class SessionService(Service):
             await self.uow.users.lock_users(caller.user_id)
             await self.uow.sessions.revoke_all(caller.user_id, except_id=caller.session_id)
             await self.context.commit(event)
+
+    async def _end_session(self, event: AuditEvent, session_id: UUID) -> bool:
+        """False if it has ended already: an event of that would name nobody."""
+        await self.uow.begin()
+        session = await self.uow.sessions.find_live(session_id)
+        if session is None:
+            return False
+        event.set_actor(session.user_id)
+        await self.uow.users.lock_users(session.user_id)
+        await self.uow.sessions.revoke(session.id)
+        return True
+
+    def _find_session_id(self, token: str) -> UUID | None:
+        signer = self.context.signer
+        try:
+            return signer.read_refresh(token).session_id
+        except InvalidRefreshTokenError:
+            pass  # it may be an access token
+        try:
+            claims = signer.read_access(token)
+        except InvalidAccessTokenError:
+            return None
+        return claims.session_id if isinstance(claims, AccessClaims) else None
+
+    async def _introspect_access(self, token: str) -> dict[str, Any] | None:
+        try:
+            whose, claims = self.context.signer.inspect_access(token)
+        except InvalidAccessTokenError:
+            return None
+        if isinstance(whose, AccessClaims):
+            is_live = await self.uow.sessions.find_caller(whose.user_id, whose.session_id) is not None
+        else:
+            is_live = await self.uow.clients.is_live(whose.client_id)
+        return {"token_type": "Bearer"} | claims if is_live else None
 
     async def _start_session(self, user_id: UUID) -> SessionModel:
         now = utc_now()
@@ -155,7 +219,9 @@ class SessionService(Service):
         grace = timedelta(seconds=self.settings.auth_refresh_grace_seconds)
         return session.generation == claims.generation + 1 and utc_now() < session.last_used_at + grace
 
-    def _pair(self, session: SessionModel | RotatedSession, session_id: UUID, generation: int) -> TokenPair:
+    def _pair(
+        self, session: SessionModel | RotatedSession, session_id: UUID, generation: int, audience: str
+    ) -> TokenPair:
         signer = self.context.signer
         return TokenPair(
             user_id=session.user_id,
@@ -164,6 +230,7 @@ class SessionService(Service):
                 session_id,
                 authenticated_at=session.authenticated_at,
                 second_factor_at=session.second_factor_at,
+                audience=audience,
             ),
             expires_in=signer.access_lifetime,
             refresh_token=signer.sign_refresh(session_id, generation),
