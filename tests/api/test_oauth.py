@@ -10,8 +10,10 @@ import pytest
 from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
 from authlib.oauth2.rfc9068 import JWTBearerTokenValidator
 from httpx import Response
+from joserfc.jwk import KeySet
 from sqlalchemy import select, update
 
+from src.api.errors import OAUTH_PATHS
 from src.core.tokens import FIRST_PARTY_CLIENT_ID
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
@@ -411,10 +413,12 @@ class TestResource:
 
 
 class TestAuthlib:
-    async def test_takes_the_metadata(self, service: Service) -> None:
+    async def test_takes_the_metadata_which_names_every_endpoint(self, service: Service) -> None:
         metadata = (await service.client.get("/.well-known/oauth-authorization-server")).json()
 
         AuthorizationServerMetadata(metadata).validate()
+        routes = {metadata[f"{name}_endpoint"] for name in ("token", "revocation", "introspection")}
+        assert routes == {f"http://localhost:8000{path}" for path in OAUTH_PATHS}
 
     async def test_takes_an_access_token_of_a_person_and_of_a_service(
         self, service: Service, ana: LoggedIn, gateway: ClientSecret
@@ -423,7 +427,7 @@ class TestAuthlib:
 
         class Validator(JWTBearerTokenValidator):  # type: ignore[misc]  # authlib is not typed
             def get_jwks(self) -> Any:
-                return jwks
+                return KeySet.import_key_set(jwks)
 
         validator = Validator("http://localhost:8000", "user-auth-service")
         for token in (ana.access_token, await service_token(service, gateway)):
