@@ -30,7 +30,8 @@ from tests.support.steps import NEW_PASSWORD, PASSWORD, bearer, create_client
 RESOURCE = "https://shop.example.com"
 # Demoted: an administrator until a moment ago, by the token from before. Service: by a token for exactly the scope that
 # heads the section; unscoped: for all others (where none heads it: for all, and for none). Revoked: as the service, but
-# its client was. Resource: the owner, by a token for another resource, which is as good as one that has ended. The user in a path is the owner, or another administrator where "(admin)" is written.
+# its client was. Resource: the owner, by a token for another resource, which is everywhere as one that has ended. The
+# user in a path is the owner, or another administrator where "(admin)" is written.
 CALLERS = ("anonymous", "owner", "other", "admin", "disabled", "demoted", "service", "unscoped", "revoked", "resource")
 
 ANYONE = """
