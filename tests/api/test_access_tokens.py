@@ -248,6 +248,10 @@ async def test_a_forged_token_is_refused_and_nobody_is_asked_about_it(
         trap.accept()
 
 
+async def test_a_token_from_before_there_was_a_client_id_is_still_known(service: Service, forger: Forger) -> None:
+    assert (await ask_with(service, forger.sign(client_id=None))).status_code == 200
+
+
 async def test_a_forged_token_of_a_service_is_refused_even_under_our_own_signature(
     service: Service, forger: Forger
 ) -> None:

@@ -38,8 +38,7 @@ from tests.support.steps import (
 )
 
 SHOP = "https://shop.example.com"
-PASSWORD_GRANT = {"grant_type": "password", "username": "ana@example.com", "password": PASSWORD}
-FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+PASSWORD_GRANT: dict[str, Any] = {"grant_type": "password", "username": "ana@example.com", "password": PASSWORD}
 
 
 @pytest.fixture
@@ -141,8 +140,6 @@ class TestRefusals:
             (b"grant_type=password", "text/plain"),
             (b"", "application/x-www-form-urlencoded"),
             (b"junk", "multipart/form-data"),
-            (b"grant_type=password&grant_type=password&username=a&password=b", "application/x-www-form-urlencoded"),
-            (b"grant_type=password&username=a&password=b&x=1&x=2", "application/x-www-form-urlencoded"),
         ],
     )
     async def test_of_a_body_that_is_no_such_form_are_an_invalid_request(
@@ -152,6 +149,21 @@ class TestRefusals:
             response = await service.client.post(path, content=body, headers={"Content-Type": media_type})
 
             assert oauth_refusal(response)[:2] == (400, "invalid_request")
+
+    @pytest.mark.parametrize("repeated", [{"password": [PASSWORD] * 2}, {"unknown": ["1", "2"]}])
+    async def test_of_a_parameter_that_is_sent_twice_are_an_invalid_request(
+        self, service: Service, repeated: dict[str, list[str]]
+    ) -> None:
+        await create_account(service)
+
+        response = await grant(service, **PASSWORD_GRANT | repeated)
+
+        assert oauth_refusal(response) == (400, "invalid_request", "BAD_REQUEST")
+
+    async def test_of_what_nobody_foresaw_are_a_server_error(self, service: Service) -> None:
+        service.app.state.runtime = None
+
+        assert oauth_refusal(await grant(service, **PASSWORD_GRANT)) == (500, "server_error", "INTERNAL_ERROR")
 
     async def test_of_a_person_ask_for_no_header_of_the_next_request(self, service: Service) -> None:
         assert "www-authenticate" not in (await grant(service, **PASSWORD_GRANT)).headers
