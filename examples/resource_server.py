@@ -2,8 +2,9 @@
 
 To verify tokens it shares nothing with the issuer but its address: no secret, no database, no call for each request. To
 read users it has credentials of its own, CLIENT_ID and CLIENT_SECRET (`python -m src clients create shop --scope
-users:read`). Start it with `ISSUER=http://localhost:8000 uvicorn examples.resource_server:app --port 9000`; it needs
-fastapi, uvicorn and pyjwt[crypto] 2.15 or newer. docs/verifying-tokens.md says why each check is there.
+users:read`). Start it with `ISSUER=http://localhost:8000 uvicorn examples.resource_server:app --port 9000`; the issuer
+must know it (`JWT_RESOURCES=http://localhost:9000`), and clients ask for its tokens with `resource=`. It needs fastapi,
+uvicorn and pyjwt[crypto] 2.15 or newer. docs/verifying-tokens.md says why each check is there.
 """
 
 import json
@@ -22,7 +23,7 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 ISSUER = os.environ.get("ISSUER", "http://localhost:8000")
-AUDIENCE = os.environ.get("AUDIENCE", "user-auth-service")  # JWT_AUDIENCE of the issuer
+AUDIENCE = os.environ.get("AUDIENCE", "http://localhost:9000")  # its own address, one of the issuer's JWT_RESOURCES
 ALGORITHMS = ["ES256", "EdDSA", "RS256"]  # from here, never from the token; and none that uses a shared secret
 CLOCKS_DIFFER_BY = 5  # seconds
 CLIENT_ID = os.environ.get("CLIENT_ID", "")

@@ -21,6 +21,7 @@ from tests.support.steps import PASSWORD, LoggedIn, read_tokens, token_of
 
 pytestmark = pytest.mark.slow
 
+RESOURCE = "http://localhost:9000"
 CREDENTIALS = {"email": "ana@example.com", "password": PASSWORD}
 
 
@@ -31,8 +32,12 @@ class Pair:
     keys: Path
     settings: dict[str, str]
 
-    def log_in(self) -> LoggedIn:
-        return read_tokens(httpx.post(f"{self.issuer.url}/auth/login", json=CREDENTIALS))
+    def log_in(self, **form: str) -> LoggedIn:
+        """With an access token for the resource server, unless another resource is named."""
+        form = {"grant_type": "password", "username": CREDENTIALS["email"], "password": PASSWORD} | (
+            form or {"resource": RESOURCE}
+        )
+        return read_tokens(httpx.post(f"{self.issuer.url}/auth/token", data=form))
 
     def whoami(self, token: str) -> httpx.Response:
         return httpx.get(f"{self.resource_server.url}/whoami", headers={"Authorization": f"Bearer {token}"})
@@ -50,6 +55,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     keys, url = folder / "keys", f"http://127.0.0.1:{port}"
     rotate_ago(keys, timedelta(days=30))
     settings = {"SERVER_PUBLIC_URL": url, "DATABASE_URL": f"sqlite:///{folder}/users.db", "JWT_KEYS_DIR": str(keys)}
+    settings |= {"JWT_RESOURCES": RESOURCE}
     with ExitStack() as stack:
         issuer = stack.enter_context(run_app("src.api.app:app", port, folder / "issuer.log", **settings))
         issuer.wait_until_ready()
@@ -73,9 +79,21 @@ def test_a_token_of_the_issuer_is_understood(pair: Pair, ana: LoggedIn) -> None:
     response = pair.whoami(ana.access_token)
 
     assert response.status_code == 200
-    assert response.json()["user_id"] == ana.user_id
-    sessions = httpx.get(f"{pair.issuer.url}/auth/sessions", headers=ana.bearer).json()["items"]
-    assert response.json()["session_id"] == sessions[0]["id"]
+    claims = jwt.decode(ana.access_token, options={"verify_signature": False})
+    assert response.json() == {"user_id": ana.user_id, "session_id": claims["sid"]}
+
+
+def test_a_token_for_one_of_the_two_is_refused_by_the_other(pair: Pair, ana: LoggedIn) -> None:
+    for_issuer = pair.log_in(resource="")
+
+    statuses = [
+        httpx.get(f"{pair.issuer.url}/auth/me", headers=for_issuer.bearer).status_code,
+        pair.whoami(for_issuer.access_token).status_code,
+        httpx.get(f"{pair.issuer.url}/auth/me", headers=ana.bearer).status_code,
+        pair.whoami(ana.access_token).status_code,
+    ]
+
+    assert statuses == [200, 401, 401, 200]
 
 
 def test_without_a_token_it_asks_for_one(pair: Pair) -> None:
@@ -132,17 +150,19 @@ def test_after_a_rotation_old_and_new_tokens_are_understood(pair: Pair, ana: Log
 
 class TestProfile:
     def test_it_reads_users_with_its_own_credentials_and_one_token(self, pair: Pair, ana: LoggedIn) -> None:
+        before = pair.issuer.log.count("POST /auth/token")
+
         responses = [pair.profile(ana.access_token) for _ in range(3)]
 
         expected = {"user_id": ana.user_id, "email": CREDENTIALS["email"], "name": None}
         assert [(response.status_code, response.json()) for response in responses] == [(200, expected)] * 3
-        assert pair.issuer.log.count("POST /auth/token") == 1
+        assert pair.issuer.log.count("POST /auth/token") - before == 1
 
     def test_its_own_token_is_nobodys_log_in(self, pair: Pair) -> None:
         client = json.loads(
             run_command("clients", "create", "other", "--scope", "users:read", "--json", **pair.settings)
         )
-        form = {"grant_type": "client_credentials", **client}
+        form = {"grant_type": "client_credentials", "resource": RESOURCE, **client}
         token = httpx.post(f"{pair.issuer.url}/auth/token", data=form).json()["access_token"]
 
         assert pair.whoami(token).status_code == 401

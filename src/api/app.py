@@ -22,7 +22,17 @@ from src.api.middleware import (
     StartupChecks,
     StartupRefused,
 )
-from src.api.routers import accounts, audit_events, credentials, health, second_factor, sessions, users, well_known
+from src.api.routers import (
+    accounts,
+    audit_events,
+    credentials,
+    health,
+    oauth,
+    second_factor,
+    sessions,
+    users,
+    well_known,
+)
 from src.api.routers.well_known import DOCS_PATH
 from src.core.exceptions import AppException, ServiceUnavailableException
 from src.core.files import how_to_close, who_else_may_open
@@ -49,6 +59,7 @@ Every error, of every kind, is `{detail, code, details}`: `detail` is for people
 TAGS = [
     {"name": "Accounts", "description": "Sign up and prove the address."},
     {"name": "Sessions", "description": "Log in, stay logged in, log out."},
+    {"name": "OAuth 2.0", "description": "Tokens as OAuth libraries ask for them, end them and look into them."},
     {"name": "My account", "description": "Change, recover, leave."},
     {"name": "Second factor", "description": "Codes of an authenticator app, asked for at log-ins."},
     {"name": "Users", "description": "What is known of users and to whom, and what administrators and services do."},
@@ -79,7 +90,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     _add_middleware(app, settings)
     errors.install(app)
     # In the order in which they are asked most: a path is tried against one route after the other.
-    for module in (users, sessions, credentials, second_factor, accounts, well_known, health, audit_events, pages):
+    for module in (
+        users,
+        sessions,
+        oauth,
+        credentials,
+        second_factor,
+        accounts,
+        well_known,
+        health,
+        audit_events,
+        pages,
+    ):
         app.include_router(module.router)
     if settings.has_api_docs:
         app.add_api_route("/", _home, include_in_schema=False)

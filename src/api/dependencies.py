@@ -136,6 +136,7 @@ _SCOPES = {
     Scope.USERS_READ: "Read every user.",
     Scope.USERS_WRITE: "Invite, change and remove users who are no administrators.",
     Scope.AUDIT_READ: "Read the audit trail.",
+    Scope.TOKENS_INTROSPECT: "Ask whether a token is active, and what it says.",
 }
 
 
@@ -204,9 +205,15 @@ async def get_permitted_caller(
         if not may(caller, scope):  # only a refusal needs a context, so reads stay fast
             uow, origin = UnitOfWork(session), origin_of(request)
             context = Context.new(runtime_of(request.app), uow, email=None, origin=origin)
-            async with context.recording(EventKind.ACCESS_REFUSAL, by=caller):
-                require(caller, scope)
+            await require_scope(context, caller, scope)
     return caller
+
+
+async def require_scope(context: Context, caller: HttpCaller, scope: Scope) -> None:
+    """As `require`, and the refusal leaves an event."""
+    if not may(caller, scope):
+        async with context.recording(EventKind.ACCESS_REFUSAL, by=caller):
+            require(caller, scope)
 
 
 UsersReader = Annotated[HttpCaller, Security(get_permitted_caller, scopes=[Scope.USERS_READ])]

@@ -1,7 +1,8 @@
 """Every error becomes the envelope `{detail, code, details}`: ours, the framework's, and the database's."""
 
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -14,7 +15,7 @@ from starlette.routing import Match
 
 from src.api.pages import is_page, render_refusal
 from src.api.schemas.fields import EXAMPLE_TOKEN
-from src.api.schemas.service import Problem
+from src.api.schemas.service import OAuthProblem, Problem
 from src.core.exceptions import (
     AppException,
     BadRequestException,
@@ -42,6 +43,8 @@ _EXAMPLES: Mapping[type[AppException], Any] = {
     },
     AppException: {"request_id": "5f0c7f6a1d0b4b7f9a53c1c5d7a0e1aa"},
 }
+OAUTH_PATHS = frozenset({"/auth/token", "/auth/revoke", "/auth/introspect"})
+_OUTSIDE_DESCRIPTION = re.compile(r"[^\x20-\x21\x23-\x5B\x5D-\x7E]")  # RFC 6749, section 5.2
 _BY_STATUS = {family.status_code: family for family in AppException.__subclasses__()}
 
 
@@ -53,9 +56,25 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(error, _refuse_without_database)
 
 
-def envelope(error: AppException) -> JSONResponse:
+def envelope(error: AppException, *, path: str = "") -> JSONResponse:
+    """`path` is that of the request: on some, OAuth libraries look for members of their own beside ours."""
+    status_code, body = _render(error, is_oauth=path in OAUTH_PATHS)
+    headers = dict(error.response_headers())
+    if status_code != error.status_code:
+        headers.pop("WWW-Authenticate", None)  # it goes with the 401 that this no longer is
+    return JSONResponse(body.model_dump(), status_code=status_code, headers=headers)
+
+
+def _render(error: AppException, *, is_oauth: bool) -> tuple[int, Problem]:
     body = Problem(detail=error.detail, code=error.code, details=error.details)
-    return JSONResponse(body.model_dump(), status_code=error.status_code, headers=dict(error.response_headers()))
+    if not is_oauth:
+        return error.status_code, body
+    fields = [f"{field['field']} {field['reason']}" for field in error.details.get("fields", ())]
+    description = _OUTSIDE_DESCRIPTION.sub("'", "; ".join(fields) or error.detail)
+    # RFC 6749, section 5.2: what is wrong with the grant or the form is a 400.
+    is_bad_request = error.oauth_error == "invalid_grant" or error.status_code in (415, 422)
+    status_code = 400 if is_bad_request else error.status_code
+    return status_code, OAuthProblem(**dict(body), error=error.oauth_error, error_description=description)
 
 
 def document(*errors: type[AppException], defines_schema: bool = False) -> dict[int | str, dict[str, Any]]:
@@ -64,16 +83,33 @@ def document(*errors: type[AppException], defines_schema: bool = False) -> dict[
     One route defines the schema, to which all others refer: FastAPI would build a validator for each of 200 responses,
     which takes 2 MiB and 60 ms of each start.
     """
+    return _document(errors, Problem, defines_schema=defines_schema)
+
+
+def document_oauth(*errors: type[AppException], defines_schema: bool = False) -> dict[int | str, dict[str, Any]]:
+    """As `document`, for a route of `OAUTH_PATHS`."""
+    responses = _document(
+        (AppException, ServiceUnavailableException, PayloadTooLargeException, BadRequestException, *errors),
+        OAuthProblem,
+        defines_schema=defines_schema,
+    )
+    # Without it, FastAPI would document a 422 of its own, which these routes never answer.
+    return responses | {"4XX": responses[400] | {"description": "Any other refusal."}}
+
+
+def _document(
+    errors: Iterable[type[AppException]], schema: type[Problem], *, defines_schema: bool
+) -> dict[int | str, dict[str, Any]]:
     responses: dict[int | str, dict[str, Any]] = {}
-    for error in errors:
-        content = {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}, "examples": {}}
+    for kind in errors:
+        status_code, example = _render(kind(details=_EXAMPLES.get(kind)), is_oauth=schema is OAuthProblem)
+        content = {"schema": {"$ref": f"#/components/schemas/{schema.__name__}"}, "examples": {}}
         response = responses.setdefault(
-            error.status_code, {"description": error.message, "content": {"application/json": content}}
+            status_code, {"description": kind.message, "content": {"application/json": content}}
         )
         if defines_schema:
-            response["model"] = Problem
-        example = {"detail": error.message, "code": error.code, "details": _EXAMPLES.get(error, {})}
-        response["content"]["application/json"]["examples"][error.code] = {"value": example}
+            response["model"] = schema
+        response["content"]["application/json"]["examples"][kind.code] = {"value": example.model_dump()}
     return responses
 
 
@@ -95,7 +131,7 @@ TOKEN_ERRORS: tuple[type[AppException], ...] = (UnauthorizedException, InvalidAc
 
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, AppException)  # noqa: S101 - Starlette's handlers are typed by Exception alone
-    return render_refusal(request, error) if is_page(request) else envelope(error)
+    return render_refusal(request, error) if is_page(request) else envelope(error, path=request.url.path)
 
 
 async def _refuse_input(request: Request, error: Exception) -> Response:

@@ -83,13 +83,13 @@ class ErrorMiddleware:
         except asyncio.CancelledError:
             # The server stops and waits no longer. Raising on would end in its own plain 500, under a traceback.
             if not has_started:
-                await envelope(ServiceUnavailableException())(scope, receive, send)
+                await envelope(ServiceUnavailableException(), path=scope["path"])(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - the last resort, which must miss nothing
             request_id = scope["state"]["request_id"]
             log.error("Request %s failed\n%s", request_id, format_error(error))  # noqa: TRY400 - not the exception's text
             if not has_started:
                 refusal = AppException(details={"request_id": request_id})
-                await envelope(refusal)(scope, receive, send)
+                await envelope(refusal, path=scope["path"])(scope, receive, send)
 
 
 def format_error(error: BaseException) -> str:

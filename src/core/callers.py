@@ -15,6 +15,7 @@ class Scope(StrEnum):
     USERS_READ = "users:read"
     USERS_WRITE = "users:write"
     AUDIT_READ = "audit:read"
+    TOKENS_INTROSPECT = "tokens:introspect"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ class AppException(Exception):  # noqa: N818 - the fixed name of the family; its
     code: ClassVar[str] = "INTERNAL_ERROR"
     message: ClassVar[str] = "Something went wrong on our side. Try again later."
     headers: ClassVar[Mapping[str, str]] = {}
+    oauth_error: ClassVar[str] = "server_error"  # what the OAuth routes call it (RFC 6749, section 5.2)
 
     def __init__(self, message: str | None = None, *, details: Mapping[str, Any] | None = None) -> None:
         self.detail = message or self.message
@@ -32,6 +33,7 @@ class BadRequestException(AppException):
     status_code = 400
     code = "BAD_REQUEST"
     message = "The request could not be read. Check its body."
+    oauth_error = "invalid_request"
 
 
 class UnauthorizedException(AppException):
@@ -39,6 +41,7 @@ class UnauthorizedException(AppException):
     code = "UNAUTHORIZED"
     message = "Log in, and send the access token as a bearer token."
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer"}  # RFC 9110, section 11.6.1
+    oauth_error = "invalid_client"
 
 
 class InvalidCredentialsError(UnauthorizedException):
@@ -48,11 +51,13 @@ class InvalidCredentialsError(UnauthorizedException):
     message = (
         "E-mail address or password is wrong, or the address is not confirmed yet: look for the link in your email."
     )
+    oauth_error = "invalid_grant"
 
 
 class InvalidCodeError(UnauthorizedException):
     code = "INVALID_CODE"
     message = "The code is wrong, or it was used already. Wait for the next one, or use a recovery code."
+    oauth_error = "invalid_grant"
 
 
 class InvalidSecondFactorTokenError(UnauthorizedException):
@@ -66,23 +71,27 @@ class InvalidAccessTokenError(UnauthorizedException):
     code = "INVALID_ACCESS_TOKEN"
     message = "The access token is not valid: it has expired, or its session has ended. Refresh it, or log in again."
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer error="invalid_token"'}  # RFC 6750, section 3
+    oauth_error = "invalid_token"
 
 
 class InvalidRefreshTokenError(UnauthorizedException):
     code = "INVALID_REFRESH_TOKEN"
     message = "The refresh token is not valid: it was used, or its session has ended. Log in again."
+    oauth_error = "invalid_grant"
 
 
 class ForbiddenException(AppException):
     status_code = 403
     code = "FORBIDDEN"
     message = "You may not do this."
+    oauth_error = "invalid_request"
 
 
 class InsufficientScopeError(ForbiddenException):
     code = "INSUFFICIENT_SCOPE"
     message = "The access token of this service does not have the scope that is needed."
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}  # RFC 6750, 3.1
+    oauth_error = "insufficient_scope"
 
     @classmethod
     def for_scope(cls, scope: str) -> "InsufficientScopeError":
@@ -130,6 +139,7 @@ class WrongCodeError(ForbiddenException):
 class SecondFactorRequiredError(ForbiddenException):
     code = "SECOND_FACTOR_REQUIRED"
     message = "This account has a second factor: send a code of the authenticator app, or a recovery code."
+    oauth_error = "invalid_grant"
 
 
 class SecondFactorNeededError(ForbiddenException):
@@ -152,6 +162,7 @@ class MethodNotAllowedException(AppException):
     status_code = 405
     code = "METHOD_NOT_ALLOWED"
     message = "This path does not take that method. The Allow header lists those that it takes."
+    oauth_error = "invalid_request"
 
 
 class ConflictException(AppException):
@@ -170,12 +181,14 @@ class PayloadTooLargeException(AppException):
     status_code = 413
     code = "PAYLOAD_TOO_LARGE"
     message = "The body is too large: send at most 64 KiB."
+    oauth_error = "invalid_request"
 
 
 class UnsupportedMediaTypeException(AppException):
     status_code = 415
     code = "UNSUPPORTED_MEDIA_TYPE"
     message = "Send the body as JSON, with the header Content-Type: application/json."
+    oauth_error = "invalid_request"
 
 
 class ValidationException(AppException):
@@ -184,6 +197,7 @@ class ValidationException(AppException):
     status_code = 422
     code = "VALIDATION_ERROR"
     message = "Some fields are not valid. See details.fields."
+    oauth_error = "invalid_request"
 
     @classmethod
     def for_field(cls, field: str, reason: str) -> "ValidationException":
@@ -196,6 +210,7 @@ class TooManyRequestsException(AppException):
     status_code = 429
     code = "TOO_MANY_REQUESTS"
     message = "Too many attempts. Wait as long as Retry-After says."
+    oauth_error = "temporarily_unavailable"
     is_first = False
 
     @classmethod
@@ -219,6 +234,7 @@ class ServiceUnavailableException(AppException):
     status_code = 503
     code = "SERVICE_UNAVAILABLE"
     message = "The service is busy or a part of it is down. Try again shortly."
+    oauth_error = "temporarily_unavailable"
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
 
 
@@ -296,6 +312,19 @@ class InvalidClientError(UnauthorizedException):
 class InvalidScopeError(BadRequestException):
     code = "INVALID_SCOPE"
     message = "The client was not given one of these scopes."
+    oauth_error = "invalid_scope"
+
+
+class InvalidTargetError(BadRequestException):
+    code = "INVALID_TARGET"
+    message = "Name at most one resource, and one of those in JWT_RESOURCES."
+    oauth_error = "invalid_target"  # RFC 8707, section 2
+
+
+class UnsupportedGrantTypeError(BadRequestException):
+    code = "UNSUPPORTED_GRANT_TYPE"
+    message = "The grant type is not supported: use password, refresh_token or client_credentials."
+    oauth_error = "unsupported_grant_type"
 
 
 class EmailNotConfiguredError(ConflictException):

@@ -76,6 +76,18 @@ def _allowed_origin(entry: str) -> str:
     raise ValueError("each must be scheme://host or scheme://host:port, without a path: https://app.example.com")
 
 
+def _resources(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    entries = value.split(",") if isinstance(value, str) else value
+    return tuple(_resource(entry.strip()) for entry in entries if entry.strip())
+
+
+def _resource(entry: str) -> str:
+    """An absolute URI without a fragment (RFC 8707, section 2)."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s#]+", entry):
+        raise ValueError("each must be an absolute URI without a fragment: https://api.example.com")
+    return entry
+
+
 def _range_url(url: str) -> str:
     return _public_url(url) + "/"
 
@@ -157,6 +169,7 @@ class Settings(BaseSettings):
     jwt_algorithm: Literal["ES256", "EdDSA", "RS256"] = "ES256"
     jwt_issuer: str = ""
     jwt_audience: str = Field(default="user-auth-service", min_length=1)
+    jwt_resources: Annotated[tuple[str, ...], NoDecode, PlainValidator(_resources)] = ()
 
     auth_default_locale: Literal["en", "pt-BR"] = "en"
     smtp_host: str = ""
@@ -220,6 +233,12 @@ class Settings(BaseSettings):
             raise ValueError("AUTH_REFRESH_COOKIE needs CORS_ALLOWED_ORIGINS without *: any site could use the cookie")
         if "*" in self.cors_allowed_origins and self.is_production:
             raise ValueError("CORS_ALLOWED_ORIGINS=* lets any site read answers: name the origins in production")
+        return self
+
+    @model_validator(mode="after")
+    def _tell_resources_from_us(self) -> Self:
+        if self.jwt_audience in self.jwt_resources:
+            raise ValueError("JWT_RESOURCES names others: it must not contain JWT_AUDIENCE")
         return self
 
     @model_validator(mode="after")

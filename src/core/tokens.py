@@ -18,12 +18,18 @@ from uuid import UUID, uuid4
 import jwt
 
 from src.core.callers import AuthenticatedClient
-from src.core.exceptions import InvalidAccessTokenError, InvalidRefreshTokenError, UnauthorizedException
+from src.core.exceptions import (
+    InvalidAccessTokenError,
+    InvalidRefreshTokenError,
+    InvalidTargetError,
+    UnauthorizedException,
+)
 from src.core.keys import Key, KeyRing
 from src.core.settings import Settings
 
 ACCESS_TOKEN_TYPE = "at+jwt"  # RFC 9068, section 2.1
 REFRESH_TOKEN_TYPE = "rt+jwt"
+FIRST_PARTY_CLIENT_ID = "first-party"  # people log in to us, through whichever front end (RFC 9068, section 2.2)
 
 VERIFIED_TOKENS = 2048  # remembered by each process, at about 1 KiB each
 UNKNOWN_KEY_SECONDS = 60
@@ -108,6 +114,7 @@ class TokenSigner:
     issuer: str
     audience: str
     access_lifetime: timedelta
+    resources: Sequence[str] = ()
     _verified: VerifiedTokens = field(default_factory=VerifiedTokens, repr=False)
     _unknown_key: UnknownKeyWarning = field(default_factory=UnknownKeyWarning, repr=False)
 
@@ -118,25 +125,46 @@ class TokenSigner:
             issuer=settings.issuer,
             audience=settings.jwt_audience,
             access_lifetime=timedelta(seconds=settings.auth_access_ttl_seconds),
+            resources=settings.jwt_resources,
         )
 
+    def choose_audience(self, resources: Sequence[str]) -> str:
+        """For whom a token is that is asked for these resources (RFC 8707): for us, if there is none.
+
+        Raises `InvalidTargetError` for several and for one that is not known.
+        """
+        if not resources:
+            return self.audience
+        if len(resources) > 1 or resources[0] not in self.resources:
+            raise InvalidTargetError
+        return resources[0]
+
     def sign_access(
-        self, user_id: UUID, session_id: UUID, *, authenticated_at: datetime, second_factor_at: datetime | None
+        self,
+        user_id: UUID,
+        session_id: UUID,
+        *,
+        authenticated_at: datetime,
+        second_factor_at: datetime | None,
+        audience: str | None = None,
     ) -> str:
         """It tells when and how the user proved who they are (RFC 9068, section 2.2.1; RFC 8176)."""
         methods = ["pwd"] if second_factor_at is None else ["pwd", "otp", "mfa"]
         return self._sign_access(
             {
                 "sub": str(user_id),
+                "client_id": FIRST_PARTY_CLIENT_ID,
                 "sid": str(session_id),
                 "auth_time": int(authenticated_at.timestamp()),
                 "amr": methods,
-            }
+            },
+            audience,
         )
 
-    def sign_service_access(self, client_id: UUID, scopes: Iterable[str]) -> str:
+    def sign_service_access(self, client_id: UUID, scopes: Iterable[str], *, audience: str | None = None) -> str:
         """An access token of another service: it has no session (RFC 9068, section 2.2)."""
-        return self._sign_access({"sub": str(client_id), "client_id": str(client_id), "scope": " ".join(scopes)})
+        claims = {"sub": str(client_id), "client_id": str(client_id), "scope": " ".join(scopes)}
+        return self._sign_access(claims, audience)
 
     def read_access(self, token: str) -> AccessClaims | AuthenticatedClient:
         """Whose token it is. Whether the session or the client still lives is for the database to say.
@@ -147,22 +175,16 @@ class TokenSigner:
         verified = self._verified.find(token, keys)
         if verified is not None:
             return verified
-        claims = _read(
-            token,
-            keys,
-            ACCESS_TOKEN_TYPE,
-            InvalidAccessTokenError,
-            self._unknown_key,
-            issuer=self.issuer,
-            audience=self.audience,
-            options={"require": ["iss", "aud", "sub", "iat", "exp", "jti"], "verify_iat": False},
-        )
-        try:
-            verified = _read_claims(claims)
-        except (KeyError, ValueError, TypeError, AttributeError):
-            raise InvalidAccessTokenError from None
+        claims = self._read_access(token, self.audience)
+        verified = _identify(claims)
         self._verified.add(token, verified, expires_at=int(claims["exp"]))
         return verified
+
+    def inspect_access(self, token: str) -> tuple[AccessClaims | AuthenticatedClient, dict[str, Any]]:
+        """As `read_access`, of a token for another resource too, and with all that it says. It is for telling, not for
+        letting in."""
+        claims = self._read_access(token, [self.audience, *self.resources])
+        return _identify(claims), claims
 
     def sign_refresh(self, session_id: UUID, generation: int) -> str:
         """The same session and generation give the same token while one secret signs. It ends when its session does."""
@@ -181,11 +203,23 @@ class TokenSigner:
         key = hmac.digest(secret, b"fingerprint", "sha256")
         return hmac.digest(key, text.encode(), "sha256").hex()
 
-    def _sign_access(self, subject: dict[str, Any]) -> str:
+    def _read_access(self, token: str, audience: str | Sequence[str]) -> dict[str, Any]:
+        return _read(
+            token,
+            self.keys.access_keys,
+            ACCESS_TOKEN_TYPE,
+            InvalidAccessTokenError,
+            self._unknown_key,
+            issuer=self.issuer,
+            audience=audience,
+            options={"require": ["iss", "aud", "sub", "iat", "exp", "jti"], "verify_iat": False},
+        )
+
+    def _sign_access(self, subject: dict[str, Any], audience: str | None) -> str:
         now = datetime.now(UTC)
         claims = subject | {
             "iss": self.issuer,
-            "aud": self.audience,
+            "aud": audience or self.audience,
             "iat": now,
             "exp": now + self.access_lifetime,
             "jti": uuid4().hex,
@@ -193,11 +227,22 @@ class TokenSigner:
         return _sign(claims, self.keys.access_signer(), ACCESS_TOKEN_TYPE)
 
 
-def _read_claims(claims: dict[str, Any]) -> AccessClaims | AuthenticatedClient:
-    if "client_id" not in claims:
-        return AccessClaims(UUID(claims["sub"]), UUID(claims["sid"]))
-    # A service is the subject of its token itself (RFC 9068, section 2.2), and has no session.
-    if claims["sub"] != claims["client_id"] or "sid" in claims:
+def _identify(claims: dict[str, Any]) -> AccessClaims | AuthenticatedClient:
+    try:
+        return _read_person(claims) if "sid" in claims else _read_service(claims)
+    except (KeyError, ValueError, TypeError, AttributeError):
+        raise InvalidAccessTokenError from None
+
+
+def _read_person(claims: dict[str, Any]) -> AccessClaims:
+    # Tokens from before there was a `client_id` lack it.
+    if claims.get("client_id", FIRST_PARTY_CLIENT_ID) != FIRST_PARTY_CLIENT_ID:
+        raise ValueError("Services have no sessions.")
+    return AccessClaims(UUID(claims["sub"]), UUID(claims["sid"]))
+
+
+def _read_service(claims: dict[str, Any]) -> AuthenticatedClient:
+    if claims["sub"] != claims["client_id"]:  # a service is the subject of its token itself (RFC 9068, section 2.2)
         raise ValueError("These claims do not go together.")
     return AuthenticatedClient(UUID(claims["client_id"]), frozenset(claims["scope"].split()))
 

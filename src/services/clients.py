@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from src.core.callers import Operator, Scope
+from src.core.callers import AuthenticatedClient, Operator, Scope
 from src.core.exceptions import (
     ClientRotatingError,
     InvalidClientError,
     InvalidScopeError,
     TooManyRequestsException,
 )
+from src.core.limits import Place
 from src.core.tokens import hash_token, new_token
 from src.db.base import utc_now
 from src.db.models import EventKind, ServiceClientModel
+from src.services.audit import AuditEvent
 from src.services.context import Service
 
 
@@ -73,35 +75,58 @@ class ClientService(Service):
             await self.uow.clients.revoke(client.id)
             await self.context.commit(event)
 
-    async def issue_token(self, *, client_id: str, client_secret: str, scopes: Collection[str] | None) -> ServiceToken:
+    async def issue_token(
+        self, *, client_id: str, client_secret: str, scopes: Collection[str] | None, resources: Sequence[str] = ()
+    ) -> ServiceToken:
         """An access token for a service (RFC 6749, section 4.4), for all its scopes or those that it asks for.
 
-        Raises `InvalidClientError`, `TooManyRequestsException` after too many wrong secrets, and `InvalidScopeError`
-        for a scope that it does not have.
+        Raises `InvalidClientError`, `TooManyRequestsException` after too many wrong secrets, `InvalidScopeError` for a
+        scope that it does not have, and `InvalidTargetError`.
         """
+        signer = self.context.signer
         async with self.context.recording(EventKind.CLIENT_TOKEN) as event:
-            id_ = _read_id(client_id)
-            try:
-                places = await self.context.limits.take_client_guess(str(id_))
-            except TooManyRequestsException as refusal:
-                if refusal.is_first:  # only that one leaves an event
-                    event.client_id = await self._find_client_id(id_)
-                raise
-            event.client_id = id_
-            await self.uow.begin()
-            granted = await self.uow.clients.authenticate_client(id_, client_secret)
-            if granted is None:
-                event.client_id = await self._find_client_id(id_)
-                raise InvalidClientError
-            if not set(scopes or granted) <= set(granted):
+            audience = signer.choose_audience(resources)
+            client, places = await self._authenticate(event, client_id, client_secret)
+            if not client.scopes.issuperset(scopes or ()):
                 await self.uow.rollback()
                 await self.context.limits.give_back(places)  # the secret was right
                 raise InvalidScopeError
             await self.context.limits.give_back(places)
             await self.context.commit(event)
-        asked = [scope for scope in granted if scopes is None or scope in scopes]
-        signer = self.context.signer
-        return ServiceToken(signer.sign_service_access(id_, asked), signer.access_lifetime, asked)
+        asked = sorted(client.scopes.intersection(scopes or client.scopes))
+        token = signer.sign_service_access(client.client_id, asked, audience=audience)
+        return ServiceToken(token, signer.access_lifetime, asked)
+
+    async def authenticate(self, *, client_id: str, client_secret: str) -> AuthenticatedClient:
+        """The service whose credentials these are, with all its scopes. Success leaves no event: services prove who
+        they are each time that they ask about a token.
+
+        Raises `InvalidClientError`, and `TooManyRequestsException` after too many wrong secrets.
+        """
+        async with self.context.recording(EventKind.CLIENT_TOKEN) as event:
+            client, places = await self._authenticate(event, client_id, client_secret)
+            await self.context.limits.give_back(places)
+            await self.context.commit()
+            return client
+
+    async def _authenticate(
+        self, event: AuditEvent, client_id: str, client_secret: str
+    ) -> tuple[AuthenticatedClient, Sequence[Place]]:
+        """Begins the transaction. The places are to be given back once nothing else can be refused."""
+        id_ = _read_id(client_id)
+        try:
+            places = await self.context.limits.take_client_guess(str(id_))
+        except TooManyRequestsException as refusal:
+            if refusal.is_first:  # only that one leaves an event
+                event.client_id = await self._find_client_id(id_)
+            raise
+        event.client_id = id_
+        await self.uow.begin()
+        granted = await self.uow.clients.authenticate_client(id_, client_secret)
+        if granted is None:
+            event.client_id = await self._find_client_id(id_)
+            raise InvalidClientError
+        return AuthenticatedClient(id_, frozenset(granted)), places
 
     async def _find_client_id(self, id_: UUID) -> UUID | None:
         """For the event of a refusal: it names nobody where there is no such client."""

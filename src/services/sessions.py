@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from src.core.callers import AuthenticatedUser
@@ -22,7 +23,7 @@ from src.core.hash_pool import HashKind
 from src.core.kinds import EmailKind, TokenPurpose
 from src.core.limits import Place
 from src.core.passwords import needs_rehash
-from src.core.tokens import RefreshClaims
+from src.core.tokens import FIRST_PARTY_CLIENT_ID, AccessClaims, RefreshClaims
 from src.db.base import utc_now
 from src.db.models import EventKind, SessionModel, UserModel
 from src.db.repositories import RotatedSession
@@ -62,7 +63,9 @@ class _Verified:
 
 
 class SessionService(Service):
-    async def log_in(self, *, email: str, password: str, code: str | None = None) -> TokenPair | SecondFactorRequired:
+    async def log_in(
+        self, *, email: str, password: str, code: str | None = None, resources: Sequence[str] = ()
+    ) -> TokenPair | SecondFactorRequired:
         """Start a session. The oldest of too many ends, and a hash of lower cost or foreign kind is upgraded.
 
         Without a code, an account that has a second factor gets no session but a token for `finish_log_in`. Until then
@@ -70,8 +73,9 @@ class SessionService(Service):
 
         Raises `InvalidCredentialsError` after the same work for a wrong password and an unknown, pending or disabled
         account, `InvalidCodeError` after a right password alone, `TooManyRequestsException` after too many wrong ones,
-        and `ServiceUnavailableException` when too many wait to be hashed.
+        `ServiceUnavailableException` when too many wait to be hashed, and `InvalidTargetError`.
         """
+        audience = self.context.signer.choose_audience(resources)
         async with self.context.recording(EventKind.LOG_IN) as event:
             verified = await self._verify(email, password, event)
             owner, places = verified.owner, verified.places
@@ -95,7 +99,7 @@ class SessionService(Service):
             await self.context.limits.give_back(places)
             event.set_actor(owner.id)
             await self.context.commit(event)
-        return self._pair(session, session.id, session.generation)
+        return self._pair(session, session.id, session.generation, audience)
 
     async def finish_log_in(self, *, token: str, code: str) -> TokenPair:
         """Start the session of a log-in whose password was right, by a code of the second factor.
@@ -129,23 +133,24 @@ class SessionService(Service):
             await self.context.commit(event, failure=InvalidCodeError.code)
         raise InvalidCodeError
 
-    async def refresh(self, refresh_token: str) -> TokenPair:
+    async def refresh(self, refresh_token: str, *, resources: Sequence[str] = ()) -> TokenPair:
         """Exchange a refresh token for the next one.
 
         Two tabs, or a retry after a lost answer, get the same successor within the grace window. Any other token that
         is not the current one has been stolen from somebody: its session ends, and its owner is notified (RFC 9700,
-        section 4.14.2). Raises `InvalidRefreshTokenError`.
+        section 4.14.2). Raises `InvalidRefreshTokenError`, and `InvalidTargetError` before the token is used.
         """
+        audience = self.context.signer.choose_audience(resources)
         claims = self.context.signer.read_refresh(refresh_token)
         idle = timedelta(seconds=self.settings.auth_session_idle_seconds)
         rotated = await self.uow.sessions.rotate(claims.session_id, claims.generation, idle=idle)
         if rotated:
-            return self._pair(rotated, claims.session_id, claims.generation + 1)
+            return self._pair(rotated, claims.session_id, claims.generation + 1, audience)
         session = await self.uow.sessions.find_live(claims.session_id)
         if session is None:
             raise InvalidRefreshTokenError
         if self._is_retry(claims, session):
-            return self._pair(session, session.id, session.generation)
+            return self._pair(session, session.id, session.generation, audience)
         await self.uow.begin()
         await self.uow.users.lock_users(session.user_id)
         if not await self.uow.sessions.revoke(session.id):  # another replay was first, and its owner has been notified
@@ -172,14 +177,38 @@ class SessionService(Service):
         """
         async with self.context.recording(EventKind.LOG_OUT) as event:
             claims = self.context.signer.read_refresh(refresh_token)
-            await self.uow.begin()
-            session = await self.uow.sessions.find_live(claims.session_id)
-            if session is None:  # it has ended already: an event of that would name nobody
-                return
-            event.set_actor(session.user_id)
-            await self.uow.users.lock_users(session.user_id)
-            await self.uow.sessions.revoke(session.id)
-            await self.context.commit(event)
+            if await self._end_session(event, claims.session_id):
+                await self.context.commit(event)
+
+    async def revoke_token(self, token: str) -> None:
+        """End the session of a token, whoever holds it (RFC 7009). Any other token changes nothing; so does one for
+        another resource: who is sent such a token must not be able to log its owner out."""
+        session_id = self._find_session_id(token)
+        if session_id is None:
+            return
+        async with self.context.recording(EventKind.LOG_OUT) as event:
+            if await self._end_session(event, session_id):
+                await self.context.commit(event)
+
+    async def introspect(self, token: str) -> dict[str, Any] | None:
+        """What a token says that would be accepted right now, by us or by its resource; `None` of any other.
+
+        Looking at a refresh token neither uses it nor counts as a replay.
+        """
+        try:
+            claims = self.context.signer.read_refresh(token)
+        except InvalidRefreshTokenError:
+            return await self._introspect_access(token)
+        session = await self.uow.sessions.find_live(claims.session_id)
+        if session is None or not (session.generation == claims.generation or self._is_retry(claims, session)):
+            return None
+        return {
+            "iss": self.context.signer.issuer,
+            "sub": str(session.user_id),
+            "client_id": FIRST_PARTY_CLIENT_ID,
+            "sid": str(session.id),
+            "exp": int(min(session.idle_expires_at, session.expires_at).timestamp()),
+        }
 
     async def revoke(self, caller: AuthenticatedUser, session_id: UUID) -> None:
         """End one of the caller's sessions. Raises `SessionNotFoundError` if they have no such live session."""
@@ -250,6 +279,40 @@ class SessionService(Service):
         expires_at = utc_now() + SECOND_FACTOR_TOKEN_LIFETIME
         return await self.uow.tokens.issue(owner.id, TokenPurpose.SECOND_FACTOR, expires_at=expires_at)
 
+    async def _end_session(self, event: AuditEvent, session_id: UUID) -> bool:
+        """False if it has ended already: an event of that would name nobody."""
+        await self.uow.begin()
+        session = await self.uow.sessions.find_live(session_id)
+        if session is None:
+            return False
+        event.set_actor(session.user_id)
+        await self.uow.users.lock_users(session.user_id)
+        await self.uow.sessions.revoke(session.id)
+        return True
+
+    def _find_session_id(self, token: str) -> UUID | None:
+        signer = self.context.signer
+        try:
+            return signer.read_refresh(token).session_id
+        except InvalidRefreshTokenError:
+            pass  # it may be an access token
+        try:
+            claims = signer.read_access(token)
+        except InvalidAccessTokenError:
+            return None
+        return claims.session_id if isinstance(claims, AccessClaims) else None
+
+    async def _introspect_access(self, token: str) -> dict[str, Any] | None:
+        try:
+            whose, claims = self.context.signer.inspect_access(token)
+        except InvalidAccessTokenError:
+            return None
+        if isinstance(whose, AccessClaims):
+            is_live = await self.uow.sessions.find_caller(whose.user_id, whose.session_id) is not None
+        else:
+            is_live = await self.uow.clients.is_live(whose.client_id)
+        return {"token_type": "Bearer"} | claims if is_live else None
+
     async def _start_session(self, user_id: UUID, *, by_code: bool) -> SessionModel:
         now = utc_now()
         session = SessionModel(
@@ -271,7 +334,9 @@ class SessionService(Service):
         grace = timedelta(seconds=self.settings.auth_refresh_grace_seconds)
         return session.generation == claims.generation + 1 and utc_now() < session.last_used_at + grace
 
-    def _pair(self, session: SessionModel | RotatedSession, session_id: UUID, generation: int) -> TokenPair:
+    def _pair(
+        self, session: SessionModel | RotatedSession, session_id: UUID, generation: int, audience: str
+    ) -> TokenPair:
         signer = self.context.signer
         return TokenPair(
             user_id=session.user_id,
@@ -280,6 +345,7 @@ class SessionService(Service):
                 session_id,
                 authenticated_at=session.authenticated_at,
                 second_factor_at=session.second_factor_at,
+                audience=audience,
             ),
             expires_in=signer.access_lifetime,
             refresh_token=signer.sign_refresh(session_id, generation),

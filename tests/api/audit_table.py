@@ -762,6 +762,18 @@ async def a_token_for_more_than_a_service_may(stage: Stage) -> Action:
 
 
 @leaves(EventKind.ACCESS_REFUSAL, "FORBIDDEN", by="eve")
+async def a_look_into_a_token_by_somebody_who_may_not(stage: Stage) -> Action:
+    who = await stage.account("eve")
+    return stage.service.client.post("/auth/introspect", data={"token": "x"}, headers=who.bearer)
+
+
+@leaves(EventKind.LOG_OUT, on="ana", by="ana")
+async def a_revocation_of_a_token(stage: Stage) -> Action:
+    who = await stage.account()
+    return stage.service.client.post("/auth/revoke", data={"token": who.refresh_token})
+
+
+@leaves(EventKind.ACCESS_REFUSAL, "FORBIDDEN", by="eve")
 async def a_look_at_all_users_by_somebody_who_may_not(stage: Stage) -> Action:
     return stage.ask("GET", "/api/users", who=await stage.account("eve"))
 

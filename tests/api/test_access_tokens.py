@@ -186,6 +186,7 @@ CLAIMS: dict[str, Forge] = {
     "a session that is a number": lambda f: f.sign(sid=1),
     "a session that never was": lambda f: f.sign(sid=str(uuid4())),
     "somebody else's session": lambda f: f.sign(sub=str(uuid4())),
+    "a client that is a service": lambda f: f.sign(client_id=NOBODY),
     "another user, under the old signature": lambda f: f"{f.text(sub=str(uuid4()))}.{f.sign().split('.')[2]}",
 } | {
     f"missing {name}": lambda f, name=name: f.sign(**{name: None})
@@ -245,6 +246,10 @@ async def test_a_forged_token_is_refused_and_nobody_is_asked_about_it(
     assert outcomes == dict.fromkeys(forgeries, REFUSED)
     with pytest.raises(BlockingIOError):  # nobody has called
         trap.accept()
+
+
+async def test_a_token_from_before_there_was_a_client_id_is_still_known(service: Service, forger: Forger) -> None:
+    assert (await ask_with(service, forger.sign(client_id=None))).status_code == 200
 
 
 async def test_a_forged_token_of_a_service_is_refused_even_under_our_own_signature(
@@ -377,7 +382,7 @@ class TestDiscovery:
     async def test_an_access_token_tells_nothing_else_of_the_person(self, ana: LoggedIn) -> None:
         claims = jwt.decode(ana.access_token, options={"verify_signature": False})
 
-        assert claims.keys() == {"iss", "aud", "sub", "sid", "iat", "exp", "jti", "auth_time", "amr"}
+        assert claims.keys() == {"iss", "aud", "sub", "client_id", "sid", "auth_time", "amr", "iat", "exp", "jti"}
 
     @pytest.mark.parametrize("path", ["/.well-known/jwks.json", "/.well-known/oauth-authorization-server"])
     async def test_it_may_be_cached_as_long_as_a_new_key_waits_and_no_longer(self, service: Service, path: str) -> None:
@@ -396,9 +401,19 @@ class TestDiscovery:
             "client_secret_basic",
             "client_secret_post",
         ]
-        assert metadata["grant_types_supported"] == ["password", "client_credentials"]
-        assert metadata["scopes_supported"] == ["users:read", "users:write", "audit:read"]
-        assert metadata["response_types_supported"] == []  # required; there is no authorization endpoint
+        assert metadata["revocation_endpoint_auth_methods_supported"] == [
+            "none",
+            "client_secret_basic",
+            "client_secret_post",
+        ]
+        assert metadata["introspection_endpoint_auth_methods_supported"] == [
+            "client_secret_basic",
+            "client_secret_post",
+            "Bearer",
+        ]
+        assert metadata["grant_types_supported"] == ["password", "refresh_token", "client_credentials"]
+        assert metadata["scopes_supported"] == ["users:read", "users:write", "audit:read", "tokens:introspect"]
+        assert metadata["response_types_supported"] == ["none"]
 
     async def test_the_addresses_in_the_metadata_answer(self, start_service: StartService) -> None:
         service = await start_service(server_public_url="http://test")

@@ -30,10 +30,12 @@ from tests.support.second_factor import code_of, make_second_factor
 from tests.support.service import Service, Starter, clients_of
 from tests.support.steps import NEW_PASSWORD, PASSWORD, bearer, create_client
 
+RESOURCE = "https://shop.example.com"
 # Demoted: an administrator until a moment ago, by the token from before. Service: by a token for exactly the scope that
 # heads the section; unscoped: for all others (where none heads it: for all, and for none). Revoked: as the service, but
-# its client was. The user in a path is the owner, or another administrator where "(admin)" is written.
-CALLERS = ("anonymous", "owner", "other", "admin", "disabled", "demoted", "service", "unscoped", "revoked")
+# its client was. Resource: the owner, by a token for another resource, which is everywhere as one that has ended. The
+# user in a path is the owner, or another administrator where "(admin)" is written.
+CALLERS = ("anonymous", "owner", "other", "admin", "disabled", "demoted", "service", "unscoped", "revoked", "resource")
 
 ANYONE = """
 GET /                                                  307
@@ -52,7 +54,9 @@ POST /auth/invitation/accept                           200
 POST /auth/login                                       200
 POST /auth/login/second-factor                         200
 POST /auth/token (password)                            200
+POST /auth/token (refresh)                             200
 POST /auth/token (client)                              200
+POST /auth/revoke                                      200
 POST /auth/refresh                                     200
 POST /auth/password-reset/request                      202
 POST /auth/password-reset/confirm                      204
@@ -109,12 +113,17 @@ DELETE /api/users/{user_id}/sessions (admin)     401       403    403    204   e
                                                  anonymous owner  other  admin disabled demoted service unscoped revoked
 GET /api/audit-events                            401       403    403    200   ended    403     200     scope    ended
 """,
+    Scope.TOKENS_INTROSPECT: """
+                                                 anonymous owner  other  admin disabled demoted service unscoped revoked
+POST /auth/introspect                            client    403    403    200   ended    403     200     scope    ended
+""",
 }
 
 # Other verdicts are statuses, and how much of a user is read.
 REFUSALS = {
     (401, "UNAUTHORIZED"): "401",
     (401, "INVALID_ACCESS_TOKEN"): "ended",
+    (401, "INVALID_CLIENT"): "client",
     (403, "FORBIDDEN"): "403",
     (403, "INSUFFICIENT_SCOPE"): "scope",
     (403, "FIELDS_FORBIDDEN"): "fields",
@@ -148,7 +157,7 @@ class Row:
 def read_row(line: str, scope: Scope | None = None) -> Row:
     method, path, *rest = line.split()
     variant = rest.pop(0) if rest[0].startswith("(") else ""
-    verdicts = rest if len(rest) > 1 else rest * len(CALLERS)
+    verdicts = [*rest, "ended"] if len(rest) > 1 else rest * len(CALLERS)
     return Row(method, path, variant, scope, dict(zip(CALLERS, verdicts, strict=True)))
 
 
@@ -200,6 +209,9 @@ class Stage:
             return self._service(self.client, set(Scope) - named)
         if caller == "revoked":
             return self._service(self.revoked_client, named)
+        if caller == "resource":
+            owner = self.cast["owner"]
+            return bearer(sign_access(self.service.signer, owner.id, owner.session_id, audience=RESOURCE))
         return self.cast[caller].bearer
 
     def _service(self, client: ClientSecret, scopes: set[Scope]) -> dict[str, str]:
@@ -224,6 +236,11 @@ REQUESTS: Mapping[str, Callable[[Stage], dict[str, Any]]] = {
     "POST /auth/token (password)": lambda s: {
         "data": {"grant_type": "password", "username": s.cast["owner"].email, "password": PASSWORD}
     },
+    "POST /auth/token (refresh)": lambda s: {
+        "data": {"grant_type": "refresh_token", "refresh_token": s.refresh_tokens.pop()}
+    },
+    "POST /auth/revoke": lambda s: {"data": {"token": s.refresh_tokens.pop()}},
+    "POST /auth/introspect": lambda _: {"data": {"token": "x"}},
     "POST /auth/token (client)": lambda s: {
         "data": {
             "grant_type": "client_credentials",
@@ -323,7 +340,7 @@ async def make_refresh_tokens(service: Service) -> list[str]:
         bystander = new_user()
         session.add(bystander)
         await session.flush()
-        sessions = [make_session(bystander) for _ in range(2 * len(CALLERS))]
+        sessions = [make_session(bystander) for _ in range(4 * len(CALLERS))]
         session.add_all(sessions)
         await session.commit()
     return [service.signer.sign_refresh(each.id, generation=1) for each in sessions]

@@ -12,7 +12,7 @@ from joserfc import jwt as joserfc_jwt
 from sqlalchemy import update
 
 from src.core.exceptions import ClientNameTakenError, ClientNotFoundError, ClientRotatingError
-from src.core.tokens import hash_token
+from src.core.tokens import FIRST_PARTY_CLIENT_ID, hash_token
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
 from src.db.models import ServiceClientModel
@@ -68,7 +68,7 @@ class TestCredentials:
 
         assert {way: answer.status_code for way, answer in answers.items()} == dict.fromkeys(answers, 200)
 
-    async def test_that_are_sent_twice_or_not_at_all_are_a_422_that_names_the_field(
+    async def test_that_are_sent_twice_are_a_400_and_those_that_are_missing_a_401(
         self, service: Service, reports: ClientSecret
     ) -> None:
         id_, secret = str(reports.client_id), reports.client_secret
@@ -81,10 +81,10 @@ class TestCredentials:
         }
 
         assert {way: refusal(answer) for way, answer in answers.items()} == {
-            "twice": (422, "VALIDATION_ERROR", ["client_secret"]),
-            "nothing": (422, "VALIDATION_ERROR", ["client_id"]),
-            "the id alone": (422, "VALIDATION_ERROR", ["client_secret"]),
-            "the secret alone": (422, "VALIDATION_ERROR", ["client_id"]),
+            "twice": (400, "VALIDATION_ERROR", ["client_secret"]),
+            "nothing": (401, "INVALID_CLIENT", []),
+            "the id alone": (401, "INVALID_CLIENT", []),
+            "the secret alone": (401, "INVALID_CLIENT", []),
         }
 
     async def test_that_are_not_good_are_all_the_same_401(self, service: Service, reports: ClientSecret) -> None:
@@ -301,22 +301,23 @@ class TestPasswordGrant:
     async def test_goes_on_next_to_the_other_one(self, service: Service, reports: ClientSecret) -> None:
         user_id = await create_account(service)
         form = {"grant_type": "password", "username": "ana@example.com", "password": PASSWORD}
-        client = {"client_id": str(reports.client_id), "client_secret": reports.client_secret, "scope": "users:read"}
+        client = {"client_id": str(reports.client_id), "client_secret": reports.client_secret}
 
         tokens = read_tokens(await service.client.post("/auth/token", data=form | client))
 
         assert (await me(service, tokens)).json()["id"] == user_id
         claims = jwt.decode(tokens.access_token, options={"verify_signature": False})
-        assert claims.keys() == {"iss", "aud", "sub", "sid", "iat", "exp", "jti"}  # a person gets no scope
+        assert "scope" not in claims
+        assert claims["client_id"] == FIRST_PARTY_CLIENT_ID
 
-    async def test_without_a_username_or_a_password_is_a_422_that_names_it(self, service: Service) -> None:
+    async def test_without_a_username_or_a_password_is_a_400_that_names_it(self, service: Service) -> None:
         form = {"grant_type": "password", "username": "ana@example.com", "password": PASSWORD}
 
         for missing in ("username", "password"):
             rest = {name: value for name, value in form.items() if name != missing}
             response = await service.client.post("/auth/token", data=rest)
 
-            assert refusal(response) == (422, "VALIDATION_ERROR", [missing])
+            assert refusal(response) == (400, "VALIDATION_ERROR", [missing])
 
 
 async def statuses(service: Service, *clients: ClientSecret) -> list[int]:

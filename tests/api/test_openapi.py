@@ -7,6 +7,7 @@ import pytest
 from fastapi import FastAPI
 
 from src.api.app import create_app
+from src.api.errors import OAUTH_PATHS
 from src.core.tokens import TokenSigner
 from src.db import AsyncDatabaseManager
 from tests.support.databases import connected
@@ -22,6 +23,8 @@ OPERATIONS = (
     "post /auth/login",
     "post /auth/login/second-factor",
     "post /auth/token",
+    "post /auth/revoke",
+    "post /auth/introspect",
     "post /auth/refresh",
     "post /auth/logout",
     "get /auth/me",
@@ -79,13 +82,16 @@ def test_every_body_has_an_example(service: Service, operations: dict[str, dict[
 
 def test_every_error_is_documented_as_the_envelope_with_an_example(operations: dict[str, dict[str, Any]]) -> None:
     for name, operation in operations.items():
+        is_oauth = name.partition(" ")[2] in OAUTH_PATHS
         errors = {status: answer for status, answer in operation["responses"].items() if status >= "400"}
         assert errors.keys() >= {"500", "503"}, name
         for status, answer in errors.items():
             content = answer["content"]["application/json"]
-            assert content["schema"] == {"$ref": "#/components/schemas/Problem"}, f"{name} {status}"
+            schema = "OAuthProblem" if is_oauth else "Problem"
+            assert content["schema"] == {"$ref": f"#/components/schemas/{schema}"}, f"{name} {status}"
             for code, example in content["examples"].items():
-                assert example["value"].keys() == {"detail", "code", "details"}
+                words_of_oauth = {"error", "error_description"} if is_oauth else set()
+                assert example["value"].keys() == {"detail", "code", "details"} | words_of_oauth
                 assert example["value"]["code"] == code
 
 
@@ -97,6 +103,8 @@ def test_whatever_is_limited_documents_the_429(operations: dict[str, dict[str, A
         "post /auth/login",
         "post /auth/login/second-factor",
         "post /auth/token",
+        "post /auth/revoke",
+        "post /auth/introspect",
         "post /auth/password-change",
         "post /auth/password-reset/request",
         "post /auth/password-reset/confirm",

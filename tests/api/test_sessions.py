@@ -98,10 +98,6 @@ class TestLogIn:
         flow = service.app.openapi()["components"]["securitySchemes"]["OAuth2"]["flows"]["password"]
         assert flow["tokenUrl"] == "/auth/token"
 
-    @pytest.mark.parametrize("form", [{}, {"grant_type": "implicit", "username": "ana@example.com", "password": "x"}])
-    async def test_another_grant_is_a_422(self, service: Service, form: dict[str, str]) -> None:
-        assert (await service.client.post("/auth/token", data=form)).status_code == 422
-
     async def test_the_time_of_the_last_log_in_is_kept(self, service: Service, database: AsyncDatabaseManager) -> None:
         await create_account(service)
         assert (await only_user(database)).last_login_at is None

@@ -110,6 +110,22 @@ def test_production_needs_hashes_that_cost_something() -> None:
         make_production_settings(auth_bcrypt_rounds=9)
 
 
+class TestJwtResources:
+    def test_they_are_uris_separated_by_commas(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("JWT_RESOURCES", "https://shop.example.com , urn:example:blog,")
+
+        assert make_settings().jwt_resources == ("https://shop.example.com", "urn:example:blog")
+
+    @pytest.mark.parametrize("written", ["shop", "https://shop.example.com#top", "https://a.example b", "/shop"])
+    def test_what_is_no_absolute_uri_or_has_a_fragment_is_refused(self, written: str) -> None:
+        with pytest.raises(ValidationError, match="absolute URI"):
+            make_settings(jwt_resources=written)
+
+    def test_they_are_not_us(self) -> None:
+        with pytest.raises(ValidationError, match="JWT_AUDIENCE"):
+            make_settings(jwt_audience="https://id.example.com", jwt_resources="https://id.example.com")
+
+
 class TestCorsAllowedOrigins:
     @pytest.mark.parametrize(
         ("written", "origins"),

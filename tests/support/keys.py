@@ -26,6 +26,7 @@ def make_ring(folder: Path, algorithm: Algorithm = "ES256", *, may_generate: boo
     return KeyRing(folder, algorithm, may_generate=may_generate, reload_seconds=0)
 
 
-def sign_access(signer: TokenSigner, user_id: UUID, session_id: UUID) -> str:
+def sign_access(signer: TokenSigner, user_id: UUID, session_id: UUID, *, audience: str | None = None) -> str:
     """An access token of somebody who has just logged in with a password."""
-    return signer.sign_access(user_id, session_id, authenticated_at=datetime.now(UTC), second_factor_at=None)
+    now = datetime.now(UTC)
+    return signer.sign_access(user_id, session_id, authenticated_at=now, second_factor_at=None, audience=audience)

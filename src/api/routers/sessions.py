@@ -1,10 +1,8 @@
 """`/auth`: log in, refresh, log out, and look after one's sessions."""
 
-from typing import Annotated, NoReturn
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Form
-from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from fastapi import APIRouter
 
 from src.api.dependencies import (
     IN_STEPS,
@@ -13,7 +11,6 @@ from src.api.dependencies import (
     OptionalSettingUpUser,
     SettingUpUser,
     UnitOfWorkDep,
-    refuse_other_sites,
 )
 from src.api.errors import BODY_ERRORS, LIMITED_BODY_ERRORS, TOKEN_ERRORS, document
 from src.api.refresh_cookie import COOKIE_PARAMETER, RefreshCookieDep
@@ -22,46 +19,28 @@ from src.api.schemas.sessions import (
     LogInRequest,
     RefreshRequest,
     SecondFactorLogInRequest,
-    ServiceTokenResponse,
     SessionList,
     SessionRecord,
-    TokenGrant,
     TokenResponse,
     get_pair,
 )
 from src.core.exceptions import (
-    BadRequestException,
     ForeignOriginError,
-    InvalidClientError,
     InvalidCodeError,
     InvalidCredentialsError,
     InvalidRefreshTokenError,
-    InvalidScopeError,
     InvalidSecondFactorTokenError,
-    PayloadTooLargeException,
     SecondFactorNotSetError,
     SecondFactorRequiredError,
     SessionNotFoundError,
-    TooManyRequestsException,
     UnauthorizedException,
     ValidationException,
     WrongCodeError,
     WrongPasswordError,
 )
-from src.services import ClientService, SessionService
+from src.services import SessionService
 
 router = APIRouter(prefix="/auth", tags=["Sessions"])
-
-
-class _ClientCredentials(HTTPBasic):
-    def make_not_authenticated_error(self) -> NoReturn:
-        """What cannot be read is no better than a wrong secret (RFC 6749, section 5.2)."""
-        raise InvalidClientError
-
-
-_client_credentials = _ClientCredentials(
-    scheme_name="ClientCredentials", description="The id and secret of a service.", auto_error=False
-)
 
 
 @router.post(
@@ -100,45 +79,6 @@ async def log_in_with_second_factor(
     token, code = body.second_factor_token.get_secret_value(), body.code.get_secret_value()
     pair = await SessionService(context).finish_log_in(token=token, code=code)
     return cookie.answer(pair) if body.use_cookie else TokenResponse.of(pair)
-
-
-@router.post(
-    "/token",
-    dependencies=[IN_STEPS, Depends(refuse_other_sites)],
-    # HTTP Basic is one of three ways: the framework would document it as the only one.
-    openapi_extra={"security": [{}]},
-    responses=document(
-        PayloadTooLargeException,
-        ValidationException,
-        BadRequestException,
-        InvalidCredentialsError,
-        InvalidCodeError,
-        InvalidClientError,
-        InvalidScopeError,
-        SecondFactorRequiredError,
-        ForeignOriginError,
-        TooManyRequestsException,
-    ),
-)
-async def issue_token(
-    form: Annotated[TokenGrant, Form()],
-    basic: Annotated[HTTPBasicCredentials | None, Depends(_client_credentials)],
-    context: ContextDep,
-) -> TokenResponse | ServiceTokenResponse:
-    """The token endpoint of OAuth 2.0. `grant_type=password` is `/auth/login` as a form (RFC 6749, section 4.3), for
-    the Authorize button and OAuth libraries; `username` is the e-mail address, and `otp` the code of an account that
-    has a second factor.
-
-    `grant_type=client_credentials` (section 4.4) gives another service a token of its own, for all its scopes or for
-    those in `scope`. It sends its id and secret as HTTP Basic, or in the form.
-    """
-    if form.grant_type == "password":
-        email, password = form.person()
-        outcome = await SessionService(context).log_in(email=email, password=password, code=form.code())
-        return TokenResponse.of(get_pair(outcome))
-    client_id, secret = form.service(basic)
-    token = await ClientService(context).issue_token(client_id=client_id, client_secret=secret, scopes=form.scopes())
-    return ServiceTokenResponse.of(token)
 
 
 @router.post(

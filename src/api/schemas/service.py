@@ -14,11 +14,15 @@ class AuthorizationServer(BaseModel):
 
     issuer: str
     token_endpoint: str
+    revocation_endpoint: str
+    introspection_endpoint: str
     jwks_uri: str
     service_documentation: str | None = None  # left out where API_DOCS is off
     response_types_supported: list[str]
     grant_types_supported: list[str]
     token_endpoint_auth_methods_supported: list[str]
+    revocation_endpoint_auth_methods_supported: list[str]
+    introspection_endpoint_auth_methods_supported: list[str]
     scopes_supported: list[str]
 
 
@@ -43,3 +47,10 @@ class Problem(BaseModel):
     details: Annotated[
         dict[str, Any], Field(description="More for programs; a 422 lists `fields` as `{field, reason}`.")
     ]
+
+
+class OAuthProblem(Problem):
+    """The same, with the members that OAuth libraries look for (RFC 6749, section 5.2)."""
+
+    error: Annotated[str, Field(description="One of the error codes of OAuth 2.0.")]
+    error_description: Annotated[str, Field(description="What is wrong, in ASCII.")]

@@ -1,20 +1,16 @@
-"""Logging in, and the tokens of people and services."""
+"""Logging in, and the tokens and sessions of people."""
 
 from datetime import datetime
 from typing import Annotated, Literal, Self
-from urllib.parse import unquote_plus
 from uuid import UUID
 
-from fastapi.security import HTTPBasicCredentials
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from src.api.schemas.fields import EXAMPLE_JWT, EXAMPLE_TOKEN, Body, Code, JsonWebToken, Token
-from src.core.addresses import normalize_email
-from src.core.exceptions import InvalidClientError, SecondFactorRequiredError, ValidationException
+from src.api.schemas.fields import EXAMPLE_JWT, Body, Code, JsonWebToken, Token
+from src.core.exceptions import SecondFactorRequiredError
 from src.core.fields import Email, Password
 from src.core.users import EXAMPLE_ID
 from src.db.models import SessionModel
-from src.services.clients import ServiceToken
 from src.services.sessions import SecondFactorRequired, TokenPair
 
 UseCookie = Annotated[
@@ -37,55 +33,6 @@ class SecondFactorLogInRequest(Body):
     second_factor_token: Annotated[Token, Field(description="From `details` of the 403 `SECOND_FACTOR_REQUIRED`.")]
     code: Annotated[Code, Field(description="Of the authenticator app, or a recovery code.")]
     use_cookie: UseCookie = False
-
-
-class TokenGrant(BaseModel):
-    """The form of RFC 6749, sections 4.3.2 and 4.4.2. Fields that it does not name are ignored, as section 3.2 asks."""
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    grant_type: Annotated[Literal["password", "client_credentials"], Field(examples=["password"])]
-    username: Annotated[str | None, Field(max_length=320, examples=["ana@example.com"])] = None
-    password: Password | None = None
-    otp: Annotated[
-        Code | None, Field(description="A code of the second factor, where the account has one.", examples=["123456"])
-    ] = None
-    client_id: Annotated[str | None, Field(max_length=100, examples=[EXAMPLE_ID])] = None
-    client_secret: Annotated[Token | None, Field(examples=[EXAMPLE_TOKEN])] = None
-    scope: Annotated[str | None, Field(max_length=200, examples=["users:read"])] = None
-
-    def person(self) -> tuple[str, str]:
-        """The address and the password. Raises `ValidationException` if one is missing, or the first is none."""
-        if self.username is None or self.password is None:
-            raise ValidationException.for_field("username" if self.username is None else "password", "is required")
-        try:
-            return normalize_email(self.username), self.password.get_secret_value()
-        except ValueError as error:
-            raise ValidationException.for_field("username", str(error)) from None
-
-    def code(self) -> str | None:
-        return self.otp.get_secret_value() if self.otp else None
-
-    def service(self, basic: HTTPBasicCredentials | None) -> tuple[str, str]:
-        """The id and the secret of a client, by HTTP Basic or from the form, but not by both (RFC 6749, section 2.3).
-
-        Raises `ValidationException` for both or neither, `InvalidClientError` for two who are not the same.
-        """
-        if basic and self.client_secret:
-            raise ValidationException.for_field("client_secret", "must not be sent when HTTP Basic is")
-        if basic is None and (self.client_id is None or self.client_secret is None):
-            missing = "client_id" if self.client_id is None else "client_secret"
-            raise ValidationException.for_field(missing, "is required, unless HTTP Basic is sent")
-        if basic:
-            client_id = unquote_plus(basic.username)
-            if self.client_id not in (None, client_id):
-                raise InvalidClientError
-            return client_id, unquote_plus(basic.password)
-        return self.client_id or "", self.client_secret.get_secret_value() if self.client_secret else ""
-
-    def scopes(self) -> set[str] | None:
-        """Those that are asked for; `None` for all that the client has."""
-        return set(self.scope.split()) if self.scope and self.scope.strip() else None
 
 
 class RefreshRequest(Body):
@@ -124,23 +71,6 @@ class TokenResponse(BaseModel):
             refresh_token=None if in_cookie else pair.refresh_token,
             refresh_expires_in=int(pair.refresh_expires_in.total_seconds()),
             user_id=pair.user_id,
-        )
-
-
-class ServiceTokenResponse(BaseModel):
-    """RFC 6749, section 5.1. There is no refresh token: the credentials are at hand."""
-
-    access_token: Annotated[str, Field(examples=[EXAMPLE_JWT])]
-    token_type: Annotated[Literal["bearer"], Field(examples=["bearer"])] = "bearer"
-    expires_in: Annotated[int, Field(description="Seconds.", examples=[900])]
-    scope: Annotated[str, Field(examples=["users:read"])]
-
-    @classmethod
-    def of(cls, token: ServiceToken) -> Self:
-        return cls(
-            access_token=token.access_token,
-            expires_in=int(token.expires_in.total_seconds()),
-            scope=" ".join(token.scopes),
         )
 
 
