@@ -128,7 +128,7 @@ class SessionService(Service):
                 await self.context.limits.give_back([*places, *self.context.limits.guess_places(owner.email)])
                 event.set_actor(owner.id)
                 await self.context.commit(event)
-                return self._pair(session, session.id, session.generation)
+                return self._pair(session, session.id, session.generation, self.context.signer.audience)
             await self.uow.tokens.count_failure(token, TokenPurpose.SECOND_FACTOR)
             await self.context.commit(event, failure=InvalidCodeError.code)
         raise InvalidCodeError

@@ -23,7 +23,14 @@ from src.services.clients import ClientSecret
 from src.services.imports import import_people
 from tests.support.databases import execute
 from tests.support.factories import add_users, expire_links
-from tests.support.second_factor import add_second_factor, begin_log_in, code_of, post_code
+from tests.support.second_factor import (
+    add_second_factor,
+    begin_log_in,
+    begin_set_up,
+    code_of,
+    post_code,
+    prove_by_code,
+)
 from tests.support.service import MailingService, Service, accounts_of, clients_of, keys_of
 from tests.support.steps import (
     PASSWORD,
@@ -93,6 +100,13 @@ class Stage:
 
     async def account_with_factor(self) -> str:
         return await add_second_factor(self.service, (await self.account()).user_id)
+
+    async def proved_by_code(self, name: str = "ana") -> LoggedIn:
+        """Logged in with the second factor."""
+        ana = await self.account(name)
+        await add_second_factor(self.service, ana.user_id)
+        await prove_by_code(self.service, ana)
+        return ana
 
     async def disabled(self) -> LoggedIn:
         ana = await self.account()
@@ -671,6 +685,81 @@ async def a_deletion_of_who_has_changed(stage: Stage) -> Action:
 async def a_deletion_of_the_last_administrator(stage: Stage) -> Action:
     await stage.only_root()
     return stage.ask("DELETE", f"/api/users/{stage.root.user_id}", who=stage.root)
+
+
+@leaves(EventKind.SECOND_FACTOR_SET_UP, on="ana", by="ana", changes="begun")
+async def a_second_factor_begun(stage: Stage) -> Action:
+    body = {"current_password": PASSWORD}
+    return stage.ask("POST", "/auth/second-factor", body, who=await stage.account())
+
+
+@leaves(EventKind.SECOND_FACTOR_SET_UP, "WRONG_PASSWORD", on="ana", by="ana", changes="begun")
+async def a_second_factor_begun_with_a_wrong_password(stage: Stage) -> Action:
+    body = {"current_password": "a-wrong-password"}
+    return stage.ask("POST", "/auth/second-factor", body, who=await stage.account())
+
+
+@leaves(EventKind.SECOND_FACTOR_SET_UP, on="ana", by="ana")
+async def a_second_factor_confirmed(stage: Stage) -> Action:
+    ana = await stage.account()
+    secret = await begin_set_up(stage.service, ana)
+    return stage.ask("POST", "/auth/second-factor/confirm", {"code": code_of(secret)}, who=ana)
+
+
+@leaves(EventKind.SECOND_FACTOR_SET_UP, "WRONG_CODE", on="ana", by="ana")
+async def a_second_factor_confirmed_with_a_wrong_code(stage: Stage) -> Action:
+    ana = await stage.account()
+    await begin_set_up(stage.service, ana)
+    return stage.ask("POST", "/auth/second-factor/confirm", {"code": "no code at all"}, who=ana)
+
+
+@leaves(EventKind.RECOVERY_CODE_RENEWAL, on="ana", by="ana")
+async def recovery_codes_made_anew(stage: Stage) -> Action:
+    return stage.ask("POST", "/auth/second-factor/recovery-codes", who=await stage.proved_by_code())
+
+
+@leaves(EventKind.RECOVERY_CODE_RENEWAL, "REAUTHENTICATION_REQUIRED", on="ana", by="ana")
+async def new_recovery_codes_without_a_fresh_code(stage: Stage) -> Action:
+    ana = await stage.account()
+    await add_second_factor(stage.service, ana.user_id)
+    return stage.ask("POST", "/auth/second-factor/recovery-codes", who=ana)
+
+
+@leaves(EventKind.SECOND_FACTOR_REMOVAL, on="ana", by="ana")
+async def a_second_factor_removed(stage: Stage) -> Action:
+    return stage.ask("DELETE", "/auth/second-factor", who=await stage.proved_by_code())
+
+
+@leaves(EventKind.SECOND_FACTOR_REMOVAL, "SECOND_FACTOR_NOT_SET", on="ana", by="ana")
+async def a_second_factor_removed_that_is_not_set(stage: Stage) -> Action:
+    return stage.ask("DELETE", "/auth/second-factor", who=await stage.account())
+
+
+@leaves(EventKind.SECOND_FACTOR_REMOVAL, on="ana", by="root")
+async def a_second_factor_reset(stage: Stage) -> Action:
+    ana = await stage.proved_by_code()
+    return stage.ask("DELETE", f"/api/users/{ana.user_id}/second-factor", who=stage.root)
+
+
+@leaves(EventKind.SECOND_FACTOR_REMOVAL, "FORBIDDEN", on="ana", by="eve")
+async def a_second_factor_reset_by_somebody_who_may_not(stage: Stage) -> Action:
+    ana = await stage.proved_by_code()
+    return stage.ask("DELETE", f"/api/users/{ana.user_id}/second-factor", who=await stage.account("eve"))
+
+
+@leaves(EventKind.REAUTHENTICATION, on="ana", by="ana")
+async def a_fresh_proof(stage: Stage) -> Action:
+    return stage.ask("POST", "/auth/reauthenticate", {"password": PASSWORD}, who=await stage.account())
+
+
+@leaves(EventKind.REAUTHENTICATION, "WRONG_PASSWORD", on="ana", by="ana")
+async def a_fresh_proof_with_a_wrong_password(stage: Stage) -> Action:
+    return stage.ask("POST", "/auth/reauthenticate", {"password": "a-wrong-password"}, who=await stage.account())
+
+
+@leaves(EventKind.REAUTHENTICATION, "WRONG_CODE", on="ana", by="ana")
+async def a_fresh_proof_with_a_wrong_code(stage: Stage) -> Action:
+    return stage.ask("POST", "/auth/reauthenticate", {"code": "no code at all"}, who=await stage.proved_by_code())
 
 
 @leaves(EventKind.USER_CREATION, on="boss", changes="is_admin=true", origin="command line")

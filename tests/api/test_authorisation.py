@@ -84,6 +84,11 @@ DELETE /auth/sessions                            401       204    204    204   e
 DELETE /auth/sessions/{session_id}               401       204    204    204   ended    204     403     403      ended
 POST /auth/logout                                401       204    204    204   ended    204     403     403      ended
 POST /auth/logout (refresh_token)                204       204    204    204   ended    204     403     403      ended
+POST /auth/reauthenticate                        401       204    204    204   ended    204     403     403      ended
+POST /auth/second-factor                         401       200    200    200   ended    200     403     403      ended
+POST /auth/second-factor/confirm                 401       unset  unset  unset ended    unset   403     403      ended
+POST /auth/second-factor/recovery-codes          401       unset  unset  unset ended    unset   403     403      ended
+DELETE /auth/second-factor                       401       unset  unset  unset ended    unset   403     403      ended
 POST /auth/password-change                       401       204    204    204   ended    204     403     403      ended
 POST /auth/email-change/request                  401       202    202    202   ended    202     403     403      ended
 POST /auth/delete-account                        401       204    204    204   ended    204     403     403      ended
@@ -106,6 +111,7 @@ DELETE /api/users/{user_id}                      401       403    403    204   e
 DELETE /api/users/{user_id} (admin)              401       403    403    204   ended    403     403     scope    ended
 POST /api/users/{user_id}/password-reset         401       403    403    202   ended    403     202     scope    ended
 POST /api/users/{user_id}/password-reset (admin) 401       403    403    202   ended    403     403     scope    ended
+DELETE /api/users/{user_id}/second-factor        401       403    403    unset ended    403     403     scope    ended
 DELETE /api/users/{user_id}/sessions             401       403    403    204   ended    403     204     scope    ended
 DELETE /api/users/{user_id}/sessions (admin)     401       403    403    204   ended    403     403     scope    ended
 """,
@@ -127,6 +133,7 @@ REFUSALS = {
     (403, "FORBIDDEN"): "403",
     (403, "INSUFFICIENT_SCOPE"): "scope",
     (403, "FIELDS_FORBIDDEN"): "fields",
+    (409, "SECOND_FACTOR_NOT_SET"): "unset",
 }
 
 PUBLIC_PROFILE = {"id", "name", "is_active", "created_at"}
@@ -266,6 +273,9 @@ REQUESTS: Mapping[str, Callable[[Stage], dict[str, Any]]] = {
     "GET /email-revert": lambda s: {"params": s.link(TokenPurpose.EMAIL_REVERT)},
     "POST /email-revert": lambda s: {"data": s.link(TokenPurpose.EMAIL_REVERT)},
     "POST /auth/logout (refresh_token)": lambda s: {"json": {"refresh_token": s.refresh_tokens.pop()}},
+    "POST /auth/reauthenticate": lambda _: {"json": {"password": PASSWORD}},
+    "POST /auth/second-factor": lambda _: {"json": {"current_password": PASSWORD}},
+    "POST /auth/second-factor/confirm": lambda _: {"json": {"code": "123456"}},
     "POST /auth/password-change": lambda _: {"json": {"current_password": PASSWORD, "new_password": NEW_PASSWORD}},
     "POST /auth/email-change/request": lambda _: {"json": {"new_email": new_address(), "current_password": PASSWORD}},
     "POST /auth/delete-account": lambda _: {"json": {"current_password": PASSWORD}},

@@ -209,6 +209,7 @@ async def test_a_token_ends_with_the_credentials_that_it_stands_for(
     user_id = await create_account(service)
     ana = await log_in(service)
     secret = await add_second_factor(service, user_id)
+    await execute(service.database, update(SessionModel).values(second_factor_at=utc_now()))
     token = await begin_log_in(service)
 
     assert (await change(service, ana)).is_success

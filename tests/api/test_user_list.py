@@ -61,7 +61,7 @@ async def test_a_page_holds_whole_records_and_the_cursor_of_the_next(
     service: Service, database: AsyncDatabaseManager, admin: LoggedIn
 ) -> None:
     await add_users(database, {"email": "ana@example.com"})
-    mine = (await service.client.get("/auth/me", headers=admin.bearer)).json()
+    mine = (await service.client.get(f"/api/users/{admin.user_id}", headers=admin.bearer)).json()
 
     page = (await list_users(service, admin, limit=1)).json()
 

@@ -135,7 +135,7 @@ class TestChanging:
     async def test_the_owner_changes_and_clears_their_name(
         self, service: Service, database: AsyncDatabaseManager, ana: LoggedIn
     ) -> None:
-        before = (await me(service, ana)).json()
+        before = (await read(service, ana.user_id, ana)).json()
 
         renamed = await patch(service, ana, ana.user_id, {"name": "  Ana María "})
 
@@ -143,7 +143,7 @@ class TestChanging:
         assert renamed.status_code == 200
         assert record == before | {"name": "Ana María", "updated_at": record["updated_at"]}
         assert record["updated_at"] > before["updated_at"]
-        assert record == (await me(service, ana)).json()
+        assert record == (await read(service, ana.user_id, ana)).json()
         assert (await patch(service, ana, ana.user_id, {"name": None})).json()["name"] is None
         assert (await stored(database, ana.user_id)).name is None
 
