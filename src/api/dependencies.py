@@ -171,6 +171,9 @@ class BearerToken(SecurityBase):
         return caller
 
 
+# For `openapi_extra` of routes that take a token, but need none.
+NO_TOKEN_NEEDED = {"security": [{}]}
+
 OptionalCaller = Annotated[HttpCaller | None, Depends(BearerToken())]
 
 

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 
 from src.api.dependencies import IN_STEPS, ContextDep, CurrentUser
 from src.api.errors import LIMITED_BODY_ERRORS, TOKEN_ERRORS, document
-from src.api.etags import etag_of
+from src.api.etags import ETAG_HEADER, etag_of
 from src.api.schemas.accounts import (
     DeleteAccountRequest,
     EmailChangeAccepted,
@@ -24,8 +24,8 @@ router = APIRouter(prefix="/auth", tags=["My account"])
 _PASSWORD_ERRORS = document(*LIMITED_BODY_ERRORS, *TOKEN_ERRORS, WrongPasswordError)
 
 
-@router.get("/me", responses=document(*TOKEN_ERRORS))
-async def read_me(response: Response, caller: CurrentUser) -> UserRecord:
+@router.get("/me", responses=ETAG_HEADER | document(*TOKEN_ERRORS))
+async def get_me(response: Response, caller: CurrentUser) -> UserRecord:
     """Who the access token belongs to."""
     response.headers["ETag"] = etag_of(caller.user)
     return caller.user

@@ -8,6 +8,7 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from src.api.dependencies import (
     IN_STEPS,
+    NO_TOKEN_NEEDED,
     ContextDep,
     CurrentUser,
     OptionalUser,
@@ -125,7 +126,7 @@ async def refresh(context: ContextDep, cookie: RefreshCookieDep, body: RefreshRe
 @router.post(
     "/logout",
     status_code=204,
-    openapi_extra=COOKIE_PARAMETER,
+    openapi_extra=COOKIE_PARAMETER | NO_TOKEN_NEEDED,
     responses=document(*BODY_ERRORS, *TOKEN_ERRORS, InvalidRefreshTokenError, ForeignOriginError),
 )
 async def log_out(

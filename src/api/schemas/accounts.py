@@ -6,13 +6,13 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from src.api.schemas.fields import EXAMPLE_TOKEN, Body, Token
-from src.core.fields import Email, Name, Password
+from src.core.fields import Email, Name, NewPassword, Password
 from src.core.users import EXAMPLE_ID
 
 
 class SignUpRequest(Body):
     email: Email
-    password: Password
+    password: NewPassword
     name: Name | None = None
 
 
@@ -35,7 +35,7 @@ class TokenRequest(Body):
 class ActivationRequest(Body):
     token: Token
     password: Annotated[
-        Password | None,
+        NewPassword | None,
         Field(description="A new password. It is needed, and used, only while several sign-ups wait for the address."),
     ] = None
 
@@ -47,7 +47,7 @@ class ActivationResponse(BaseModel):
 
 class AcceptInvitationRequest(Body):
     token: Token
-    password: Password
+    password: NewPassword
 
 
 class EmailRequest(Body):
@@ -70,12 +70,12 @@ class EmailChangeAccepted(Accepted):
 
 class PasswordChangeRequest(Body):
     current_password: Password
-    new_password: Password
+    new_password: NewPassword
 
 
 class PasswordResetRequest(Body):
     token: Token
-    new_password: Password
+    new_password: NewPassword
 
 
 class EmailChangeRequest(Body):
