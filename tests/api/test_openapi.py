@@ -2,12 +2,14 @@
 
 import asyncio
 from typing import Any
+from uuid import UUID
 
 import jsonschema_rs
 import pytest
 from fastapi import FastAPI
 
 from src.api.app import create_app
+from src.api.schemas.fields import write_cursor
 from src.core.tokens import TokenSigner
 from src.db import AsyncDatabaseManager
 from tests.support.databases import connected
@@ -77,8 +79,9 @@ def success_of(operation: dict[str, Any]) -> Any:
 def bodies_of(operation: dict[str, Any]) -> list[dict[str, Any]]:
     """The schemas of what is sent and of what is answered, each alternative by itself."""
     sent = operation.get("requestBody", {}).get("content", {})
-    schemas = [*(content["schema"] for content in sent.values()), success_of(operation)]
-    return [alternative for schema in schemas if schema for alternative in schema.get("anyOf", [schema])]
+    schemas = [*(content["schema"] for content in sent.values()), success_of(operation) or {"type": "null"}]
+    alternatives = [alternative for schema in schemas for alternative in schema.get("anyOf", [schema])]
+    return [alternative for alternative in alternatives if alternative != {"type": "null"}]
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +136,66 @@ async def test_the_service_accepts_the_examples_of_requests(
             url = path.format(user_id=UNKNOWN_ID)
             response = await service.client.request(method, url, headers=root.bearer, **body)
             assert response.status_code != 422, f"{name}: {response.text}"
+
+
+def test_what_may_become_a_password_has_the_length_that_the_settings_ask(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+
+    asked = {
+        (name, field)
+        for name, schema in schemas.items()
+        for field, value in schema.get("properties", {}).items()
+        if {"$ref": "#/components/schemas/NewPassword"} in [value, *value.get("anyOf", [])]
+    }
+
+    assert schemas["NewPassword"]["minLength"] == 15
+    assert asked == {
+        ("SignUpRequest", "password"),
+        ("ActivationRequest", "password"),
+        ("AcceptInvitationRequest", "password"),
+        ("PasswordChangeRequest", "new_password"),
+        ("PasswordResetRequest", "new_password"),
+    }
+    assert "minLength" not in schemas["LogInRequest"]["properties"]["password"]
+
+
+def test_every_operation_says_whether_it_needs_a_token(operations: Operations) -> None:
+    security = {name: operation["security"] for name, operation in operations.items()}
+
+    assert security["post /auth/signup"] == []
+    assert security["get /auth/me"] == [{"OAuth2": []}]
+    assert security["get /api/users/{user_id}"] == security["post /auth/logout"] == [{"OAuth2": []}, {}]
+    assert security["get /api/users"] == [{"OAuth2": ["users:read"]}]
+
+
+def test_the_servers_are_where_the_document_comes_from_and_where_links_lead() -> None:
+    document = create_app(make_settings(server_public_url="https://accounts.example.com")).openapi()
+
+    assert [server["url"] for server in document["servers"]] == ["/", "https://accounts.example.com"]
+
+
+def test_errors_document_the_headers_that_clients_act_on(document: dict[str, Any], operations: Operations) -> None:
+    headers = {
+        status: set(answer["headers"])
+        for status, answer in operations["post /auth/login"]["responses"].items()
+        if "headers" in answer
+    }
+
+    assert headers == {
+        "401": {"WWW-Authenticate"},
+        "429": {"Retry-After", "RateLimit-Limit", "RateLimit-Policy", "RateLimit-Remaining", "RateLimit-Reset"},
+        "503": {"Retry-After"},
+    }
+    assert operations["get /auth/me"]["responses"]["200"]["headers"].keys() == {"ETag"}
+    assert document["components"]["headers"].keys() >= {"ETag", *set().union(*headers.values())}
+
+
+def test_the_pattern_of_a_cursor_is_that_of_those_which_are_given_out(operations: Operations) -> None:
+    [cursor] = [each for each in operations["get /api/users"]["parameters"] if each["name"] == "cursor"]
+    rules = jsonschema_rs.validator_for(cursor["schema"])
+
+    assert all(rules.is_valid(write_cursor(UUID(int=number))) for number in (0, 1, 2**128 - 1))
+    assert not rules.is_valid("A" * 21 + "B")
 
 
 def test_every_error_is_documented_as_the_envelope_with_an_example(operations: Operations) -> None:

@@ -18,7 +18,9 @@ class SignUpRequest(Body):
 
 class SignUpResponse(BaseModel):
     user_id: Annotated[UUID, Field(examples=[EXAMPLE_ID])]
-    activation_required: Annotated[bool, Field(description="Whether the link must be followed before a log-in works.")]
+    activation_required: Annotated[
+        bool, Field(description="Whether the link must be followed before a log-in works.", examples=[True])
+    ]
     activation_url: Annotated[
         str | None,
         Field(
@@ -55,16 +57,18 @@ class EmailRequest(Body):
 
 
 class Accepted(BaseModel):
-    detail: str
+    detail: Annotated[str, Field(examples=["A link is on its way."])]
 
 
 class PasswordResetAccepted(Accepted):
-    reset_url: Annotated[str | None, Field(description="Null, unless links are in the answers by explicit setting.")]
+    reset_url: Annotated[
+        str | None, Field(description="Null, unless links are in the answers by explicit setting.", examples=[None])
+    ]
 
 
 class EmailChangeAccepted(Accepted):
     email_change_url: Annotated[
-        str | None, Field(description="Null, unless links are in the answers by explicit setting.")
+        str | None, Field(description="Null, unless links are in the answers by explicit setting.", examples=[None])
     ]
 
 

@@ -12,7 +12,7 @@ from src.api.schemas.fields import EXAMPLE_JWT, EXAMPLE_TOKEN, Body, JsonWebToke
 from src.core.addresses import normalize_email
 from src.core.exceptions import InvalidClientError, ValidationException
 from src.core.fields import Email, Password
-from src.core.users import EXAMPLE_ID
+from src.core.users import EXAMPLE_ID, EXAMPLE_TIME
 from src.db.models import SessionModel
 from src.services.clients import ServiceToken
 from src.services.sessions import TokenPair
@@ -120,12 +120,12 @@ class ServiceTokenResponse(BaseModel):
 
 class SessionRecord(BaseModel):
     id: Annotated[UUID, Field(examples=[EXAMPLE_ID])]
-    created_at: datetime
-    last_used_at: Annotated[datetime, Field(description="The log-in, or the last refresh.")]
-    expires_at: Annotated[datetime, Field(description="When it ends if it is not refreshed.")]
+    created_at: Annotated[datetime, Field(examples=[EXAMPLE_TIME])]
+    last_used_at: Annotated[datetime, Field(description="The log-in, or the last refresh.", examples=[EXAMPLE_TIME])]
+    expires_at: Annotated[datetime, Field(description="When it ends if it is not refreshed.", examples=[EXAMPLE_TIME])]
     client_address: Annotated[str | None, Field(description="Where the log-in came from.", examples=["203.0.113.7"])]
     user_agent: Annotated[str | None, Field(examples=["Mozilla/5.0"])]
-    current: Annotated[bool, Field(description="Whether it is the session of this request.")]
+    current: Annotated[bool, Field(description="Whether it is the session of this request.", examples=[True])]
 
     @classmethod
     def of(cls, session: SessionModel, current_id: UUID | None) -> Self:
