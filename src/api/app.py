@@ -22,6 +22,7 @@ from src.api.middleware import (
     StartupChecks,
     StartupRefused,
 )
+from src.api.openapi import DocumentedFastAPI, operation_id
 from src.api.routers import (
     accounts,
     audit_events,
@@ -75,11 +76,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     The database is DATABASE_URL's, whatever `settings` say: to move an application, override `db.session_dependency`.
     """
     settings = settings or get_settings()
-    app = FastAPI(
+    app = DocumentedFastAPI(
         title="User and auth service",
         description=DESCRIPTION,
         version="0.1.0",
+        license_info={"name": "MIT", "identifier": "MIT"},
+        servers=_servers(settings),
         openapi_tags=TAGS,
+        generate_unique_id_function=operation_id,
         lifespan=_lifespan,
         docs_url=DOCS_PATH if settings.has_api_docs else None,
         redoc_url="/redoc" if settings.has_api_docs else None,
@@ -108,6 +112,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     logging.getLogger("uvicorn.access").addFilter(_drop_query)
     logging.getLogger("uvicorn.asgi").setLevel(logging.WARNING)  # at its level "trace" it prints queries, and so tokens
     return app
+
+
+def _servers(settings: Settings) -> list[dict[str, str]]:
+    # The documentation page sends its requests to the first. It may be open at 127.0.0.1, or at another port.
+    return [
+        {"url": "/", "description": "Where this document comes from."},
+        {"url": settings.server_public_url, "description": "SERVER_PUBLIC_URL"},
+    ]
 
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:

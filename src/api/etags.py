@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from operator import attrgetter
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Header
 
@@ -14,6 +14,10 @@ from src.core.users import UserRecord
 # serves If-Match alone.
 _values = attrgetter(*(field.name for field in fields(UserRecord) if field.name != "last_login_at"))
 _public_values = attrgetter("id", "name", "is_active", "created_at")
+
+
+# For a route's `responses`.
+ETAG_HEADER: dict[int | str, dict[str, Any]] = {200: {"headers": {"ETag": {"$ref": "#/components/headers/ETag"}}}}
 
 
 def etag_of(record: UserRecord) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints
+from typing_extensions import TypeAliasType
 
 from src.core.addresses import normalize_email
 from src.core.passwords import PASSWORD_MAX_LENGTH
@@ -74,4 +75,6 @@ Name = Annotated[Line, AfterValidator(presentable), Field(examples=["Ana"])]  # 
 Password = Annotated[
     SecretStr, AfterValidator(encodable), Field(max_length=PASSWORD_MAX_LENGTH, examples=["correct-horse-battery"])
 ]
+# One that may become a user's. It has a name in the API document, which sets its shortest length by the settings.
+NewPassword = TypeAliasType("NewPassword", Password)
 SearchText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]

@@ -169,12 +169,12 @@ async def test_what_is_no_proof_is_refused(service: Service, proof: dict[str, st
 
 
 async def change_with(service: Service, ana: LoggedIn, path: str, **body: str) -> Response:
-    needed: dict[str, dict[str, str]] = {
+    fields: dict[str, dict[str, str]] = {
         "/auth/password-change": {"new_password": NEW_PASSWORD},
         "/auth/email-change/request": {"new_email": "new@example.com"},
         "/auth/delete-account": {},
     }
-    json = {"current_password": PASSWORD} | needed[path] | body
+    json = {"current_password": PASSWORD} | fields[path] | body
     return await service.client.post(path, json=json, headers=ana.bearer)
 
 
@@ -278,7 +278,7 @@ async def test_a_password_reset_does_not_remove_the_factor(start_service: StartS
 async def test_administrators_without_a_factor_may_only_set_one_up(start_service: StartService) -> None:
     service = await start_service(auth_admins_need_second_factor=True)
     admin, user_id = await create_admin(service), await create_account(service)
-    needed = (403, "SECOND_FACTOR_NEEDED", [])
+    needed: Refusal = (403, "SECOND_FACTOR_NEEDED", [])
 
     assert refusal(await service.client.get("/api/users", headers=admin.bearer)) == needed
     assert refusal(await service.client.get(f"/api/users/{user_id}", headers=admin.bearer)) == needed

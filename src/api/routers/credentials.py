@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 
 from src.api.dependencies import IN_STEPS, ContextDep, CurrentUser, SettingUpUser, UnitOfWorkDep
 from src.api.errors import LIMITED_BODY_ERRORS, TOKEN_ERRORS, document
-from src.api.etags import etag_of
+from src.api.etags import ETAG_HEADER, etag_of
 from src.api.schemas.accounts import (
     DeleteAccountRequest,
     EmailChangeAccepted,
@@ -34,7 +34,7 @@ _PASSWORD_ERRORS = document(
 )
 
 
-@router.get("/me", responses=document(*TOKEN_ERRORS))
+@router.get("/me", responses=ETAG_HEADER | document(*TOKEN_ERRORS))
 async def get_me(response: Response, uow: UnitOfWorkDep, caller: SettingUpUser) -> Me:
     """Who the access token belongs to. The ETag is that of the user's record at `/api/users/{id}`."""
     response.headers["ETag"] = etag_of(caller.user)

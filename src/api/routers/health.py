@@ -23,13 +23,13 @@ router = APIRouter(prefix="/health", tags=["Health"])
 
 
 @router.get("/live")
-async def live() -> Health:
+async def get_liveness() -> Health:
     """Whether the process answers. It does not look at the database: restarting the process would not mend that."""
     return Health()
 
 
 @router.get("/ready", responses=document(ServiceUnavailableException, defines_schema=True))
-async def ready(session: SessionDep, runtime: RuntimeDep) -> Readiness:
+async def get_readiness(session: SessionDep, runtime: RuntimeDep) -> Readiness:
     """Whether requests can be served: there are keys to sign tokens with, the database answers, and its tables are
     those that this version needs.
 

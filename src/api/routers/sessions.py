@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from src.api.dependencies import (
     IN_STEPS,
+    NO_TOKEN_NEEDED,
     ContextDep,
     CurrentUser,
     OptionalSettingUpUser,
@@ -101,7 +102,7 @@ async def refresh(context: ContextDep, cookie: RefreshCookieDep, body: RefreshRe
 @router.post(
     "/logout",
     status_code=204,
-    openapi_extra=COOKIE_PARAMETER,
+    openapi_extra=COOKIE_PARAMETER | NO_TOKEN_NEEDED,
     responses=document(*BODY_ERRORS, *TOKEN_ERRORS, InvalidRefreshTokenError, ForeignOriginError),
 )
 async def log_out(

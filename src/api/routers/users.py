@@ -6,6 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 
 from src.api.dependencies import (
+    NO_TOKEN_NEEDED,
     ContextDep,
     OptionalCaller,
     UncheckedUsersWriter,
@@ -14,7 +15,7 @@ from src.api.dependencies import (
     runtime_of,
 )
 from src.api.errors import BODY_ERRORS, LIMITED_BODY_ERRORS, TOKEN_ERRORS, document
-from src.api.etags import IfMatch, etag_of, public_etag_of
+from src.api.etags import ETAG_HEADER, IfMatch, etag_of, public_etag_of
 from src.api.schemas.accounts import Accepted
 from src.api.schemas.fields import write_cursor
 from src.api.schemas.sessions import SessionList, SessionRecord
@@ -74,7 +75,13 @@ async def list_users(
 @router.post(
     "",
     status_code=201,
-    responses=document(*LIMITED_BODY_ERRORS, *_PERMISSION_ERRORS, ReauthenticationRequiredError, UserEmailTakenError),
+    responses=document(
+        *LIMITED_BODY_ERRORS,
+        *_PERMISSION_ERRORS,
+        FieldsForbiddenError,
+        ReauthenticationRequiredError,
+        UserEmailTakenError,
+    ),
 )
 async def invite_user(body: InviteRequest, context: ContextDep, caller: UncheckedUsersWriter) -> InvitationResponse:
     """Invite somebody: they choose a password by the link that is emailed to them, and are active then. For
@@ -88,9 +95,10 @@ async def invite_user(body: InviteRequest, context: ContextDep, caller: Unchecke
 
 @router.get(
     "/{user_id}",
-    responses=document(ValidationException, InvalidAccessTokenError, UserNotFoundError),
+    openapi_extra=NO_TOKEN_NEEDED,
+    responses=ETAG_HEADER | document(ValidationException, InvalidAccessTokenError, UserNotFoundError),
 )
-async def read_user(
+async def get_user(
     user_id: UUID, request: Request, response: Response, uow: UnitOfWorkDep, caller: OptionalCaller
 ) -> UserRecord | PublicProfile:
     """A user: the whole record for themselves, administrators and services with `users:read`, the public profile for
@@ -106,7 +114,8 @@ async def read_user(
 
 @router.patch(
     "/{user_id}",
-    responses=document(
+    responses=ETAG_HEADER
+    | document(
         *BODY_ERRORS,
         *_PERMISSION_ERRORS,
         FieldsForbiddenError,

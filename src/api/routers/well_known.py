@@ -16,14 +16,14 @@ CACHE_CONTROL = f"public, max-age={JWKS_MAX_AGE.seconds}"
 
 
 @router.get("/jwks.json")
-async def read_jwks(response: Response, runtime: RuntimeDep) -> JsonWebKeySet:
+async def get_jwks(response: Response, runtime: RuntimeDep) -> JsonWebKeySet:
     """The public keys of access tokens (RFC 7517). Keep them as long as `Cache-Control` says, and no longer."""
     response.headers["Cache-Control"] = CACHE_CONTROL
     return JsonWebKeySet.model_validate(runtime.signer.keys.jwks())
 
 
 @router.get("/oauth-authorization-server", response_model_exclude_none=True)
-async def read_metadata(response: Response, runtime: RuntimeDep) -> AuthorizationServer:
+async def get_metadata(response: Response, runtime: RuntimeDep) -> AuthorizationServer:
     """Where everything is (RFC 8414)."""
     response.headers["Cache-Control"] = CACHE_CONTROL
     settings = runtime.settings

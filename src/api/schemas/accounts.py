@@ -6,19 +6,21 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from src.api.schemas.fields import EXAMPLE_TOKEN, Body, Code, Token
-from src.core.fields import Email, Name, Password
+from src.core.fields import Email, Name, NewPassword, Password
 from src.core.users import EXAMPLE_ID
 
 
 class SignUpRequest(Body):
     email: Email
-    password: Password
+    password: NewPassword
     name: Name | None = None
 
 
 class SignUpResponse(BaseModel):
     user_id: Annotated[UUID, Field(examples=[EXAMPLE_ID])]
-    activation_required: Annotated[bool, Field(description="Whether the link must be followed before a log-in works.")]
+    activation_required: Annotated[
+        bool, Field(description="Whether the link must be followed before a log-in works.", examples=[True])
+    ]
     activation_url: Annotated[
         str | None,
         Field(
@@ -35,7 +37,7 @@ class TokenRequest(Body):
 class ActivationRequest(Body):
     token: Token
     password: Annotated[
-        Password | None,
+        NewPassword | None,
         Field(description="A new password. It is needed, and used, only while several sign-ups wait for the address."),
     ] = None
 
@@ -47,7 +49,7 @@ class ActivationResponse(BaseModel):
 
 class AcceptInvitationRequest(Body):
     token: Token
-    password: Password
+    password: NewPassword
 
 
 class EmailRequest(Body):
@@ -55,16 +57,18 @@ class EmailRequest(Body):
 
 
 class Accepted(BaseModel):
-    detail: str
+    detail: Annotated[str, Field(examples=["A link is on its way."])]
 
 
 class PasswordResetAccepted(Accepted):
-    reset_url: Annotated[str | None, Field(description="Null, unless links are in the answers by explicit setting.")]
+    reset_url: Annotated[
+        str | None, Field(description="Null, unless links are in the answers by explicit setting.", examples=[None])
+    ]
 
 
 class EmailChangeAccepted(Accepted):
     email_change_url: Annotated[
-        str | None, Field(description="Null, unless links are in the answers by explicit setting.")
+        str | None, Field(description="Null, unless links are in the answers by explicit setting.", examples=[None])
     ]
 
 
@@ -82,12 +86,12 @@ class CurrentPassword(Body):
 
 
 class PasswordChangeRequest(CurrentPassword):
-    new_password: Password
+    new_password: NewPassword
 
 
 class PasswordResetRequest(Body):
     token: Token
-    new_password: Password
+    new_password: NewPassword
 
 
 class EmailChangeRequest(CurrentPassword):

@@ -1,14 +1,26 @@
 """The audit trail."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from src.api.schemas.fields import NextCursor, Query
-from src.core.users import EXAMPLE_ID
+from src.core.users import EXAMPLE_ID, EXAMPLE_TIME
 from src.db.models import EventKind, EventOutcome
+
+_RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+def _in_rfc_3339(text: object) -> object:
+    # Pydantic would take a number, too, as the seconds since 1970.
+    if not isinstance(text, str) or not _RFC_3339.fullmatch(text):
+        raise ValueError(f"is not a date and time of RFC 3339, such as {EXAMPLE_TIME}")
+    return text
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -18,7 +30,7 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("is too far away") from None
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_in_rfc_3339), AfterValidator(_in_utc)]
 
 
 class EventQuery(Query):
@@ -44,26 +56,34 @@ class OwnEvent(BaseModel):
     id: Annotated[UUID, Field(examples=[EXAMPLE_ID])]
     kind: Annotated[str, Field(examples=["log_in"])]
     outcome: Annotated[str, Field(description="`success` or `failure`.", examples=["success"])]
-    reason: Annotated[str | None, Field(description="Of a failure: the code that the caller was told.")]
+    reason: Annotated[
+        str | None, Field(description="Of a failure: the code that the caller was told.", examples=[None])
+    ]
     changes: Annotated[
         str | None,
-        Field(description="Of an update: what was changed; of keys: their ids.", examples=["is_active=false"]),
+        Field(description="Of an update: what was changed; of keys: their ids.", examples=[None]),
     ]
     origin: Annotated[
         str | None,
         Field(description="Where it came from, unless somebody else did it.", examples=["203.0.113.7"]),
     ]
-    created_at: datetime
+    created_at: Annotated[datetime, Field(examples=[EXAMPLE_TIME])]
 
 
 class AuditEvent(OwnEvent):
     """Who did what, or was refused it, on whom, from where."""
 
-    user_id: Annotated[UUID | None, Field(description="On whom; null once they are deleted.")]
-    actor_id: Annotated[UUID | None, Field(description="Who; null if they had not proved it, or are deleted.")]
-    client_id: Annotated[UUID | None, Field(description="The service that did it, or that it was done to.")]
+    user_id: Annotated[UUID | None, Field(description="On whom; null once they are deleted.", examples=[EXAMPLE_ID])]
+    actor_id: Annotated[
+        UUID | None,
+        Field(description="Who; null if they had not proved it, or are deleted.", examples=[EXAMPLE_ID]),
+    ]
+    client_id: Annotated[
+        UUID | None, Field(description="The service that did it, or that it was done to.", examples=[None])
+    ]
     address_hash: Annotated[
-        str | None, Field(description="Of a typed address that nobody has: the same hash is the same address.")
+        str | None,
+        Field(description="Of a typed address that nobody has: the same hash is the same address.", examples=[None]),
     ]
 
 

@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema
 
 from src.core.fields import encodable
+from src.core.users import EXAMPLE_ID
 
 EXAMPLE_JWT = "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9.eyJzdWIiOiIuLi4ifQ.c2lnbmF0dXJl"
 EXAMPLE_TOKEN = "kZ3v0c1Yw8Qm5rT7uX2bN6dF4hJ9sL0aE1gP3iR5oUc"
@@ -42,9 +43,23 @@ def _read_cursor(cursor: object) -> UUID:
 Cursor = Annotated[
     UUID,
     BeforeValidator(_read_cursor),
-    WithJsonSchema({"type": "string", "description": "`next_cursor` of the page before."}),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "minLength": 22,
+            "maxLength": 22,
+            "pattern": "^[A-Za-z0-9_-]{21}[AQgw]$",  # 16 bytes in base64url
+            "description": "`next_cursor` of the page before.",
+        }
+    ),
 ]
-NextCursor = Annotated[str | None, Field(description="The `cursor` of the next page; null on the last one.")]
+NextCursor = Annotated[
+    str | None,
+    Field(
+        description="The `cursor` of the next page; null on the last one.",
+        examples=[write_cursor(UUID(EXAMPLE_ID))],
+    ),
+]
 
 
 class Body(BaseModel):

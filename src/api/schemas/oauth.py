@@ -141,18 +141,25 @@ class Introspection(BaseModel):
     """RFC 7662, section 2.2. Of a token that is not active it says nothing else."""
 
     active: Annotated[bool, Field(examples=[True])]
-    token_type: Annotated[Literal["Bearer"] | None, Field(description="Of an access token.")] = None
-    iss: str | None = None
-    aud: Annotated[str | None, Field(description="Of an access token.")] = None
-    sub: Annotated[str | None, Field(description="The id of the user, or of the service.")] = None
-    client_id: Annotated[str | None, Field(description=f"The id of the service, or `{FIRST_PARTY_CLIENT_ID}`.")] = None
-    scope: Annotated[str | None, Field(description="Of a service.")] = None
-    exp: int | None = None
-    iat: int | None = None
-    jti: str | None = None
-    sid: Annotated[str | None, Field(description="The id of the session.")] = None
-    auth_time: int | None = None
-    amr: list[str] | None = None
+    token_type: Annotated[Literal["Bearer"] | None, Field(description="Of an access token.", examples=["Bearer"])] = (
+        None
+    )
+    iss: Annotated[str | None, Field(examples=["https://accounts.example.com"])] = None
+    aud: Annotated[str | None, Field(description="Of an access token.", examples=["user-auth-service"])] = None
+    sub: Annotated[str | None, Field(description="The id of the user, or of the service.", examples=[EXAMPLE_ID])] = (
+        None
+    )
+    client_id: Annotated[
+        str | None,
+        Field(description=f"The id of the service, or `{FIRST_PARTY_CLIENT_ID}`.", examples=[FIRST_PARTY_CLIENT_ID]),
+    ] = None
+    scope: Annotated[str | None, Field(description="Of a service.", examples=["users:read"])] = None
+    exp: Annotated[int | None, Field(examples=[1_795_000_900])] = None
+    iat: Annotated[int | None, Field(examples=[1_795_000_000])] = None
+    jti: Annotated[str | None, Field(examples=["5f0c7f6a1d0b4b7f9a53c1c5d7a0e1aa"])] = None
+    sid: Annotated[str | None, Field(description="The id of the session.", examples=[EXAMPLE_ID])] = None
+    auth_time: Annotated[int | None, Field(examples=[1_795_000_000])] = None
+    amr: Annotated[list[str] | None, Field(examples=[["pwd", "otp", "mfa"]])] = None
 
     @classmethod
     def of(cls, claims: dict[str, Any] | None) -> Self:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from src.api.schemas.fields import Body, Code
 from src.core.fields import Password
@@ -44,6 +44,8 @@ class RecoveryCodes(BaseModel):
 
 class ReauthenticateRequest(Body):
     """One of the two."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"code": "123456"}]})
 
     password: Password | None = None
     code: Annotated[Code | None, Field(description="Of the second factor.", examples=["123456"])] = None

@@ -2,15 +2,38 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+_EXAMPLE_KEY = {
+    "kty": "EC",
+    "crv": "P-256",
+    "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+    "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
+    "kid": "20261124T103000-5f0c7f6a",
+    "use": "sig",
+    "alg": "ES256",
+}
 
 
 class JsonWebKeySet(BaseModel):
-    keys: list[dict[str, str]]
+    keys: Annotated[list[dict[str, str]], Field(examples=[[_EXAMPLE_KEY]])]
+
+
+_EXAMPLE_SERVER: JsonValue = {
+    "issuer": "https://accounts.example.com",
+    "token_endpoint": "https://accounts.example.com/auth/token",
+    "jwks_uri": "https://accounts.example.com/.well-known/jwks.json",
+    "response_types_supported": [],
+    "grant_types_supported": ["password", "client_credentials"],
+    "token_endpoint_auth_methods_supported": ["none", "client_secret_basic", "client_secret_post"],
+    "scopes_supported": ["users:read", "users:write", "audit:read"],
+}
 
 
 class AuthorizationServer(BaseModel):
     """RFC 8414, section 2."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE_SERVER]})
 
     issuer: str
     token_endpoint: str
@@ -34,7 +57,8 @@ class Readiness(Health):
     mail: Annotated[
         Literal["ok", "stuck"],
         Field(
-            description="Whether emails wait for minutes, or failed for reasons of ours: `python -m src outbox list`."
+            description="Whether emails wait for minutes, or failed for reasons of ours: `python -m src outbox list`.",
+            examples=["ok"],
         ),
     ]
 

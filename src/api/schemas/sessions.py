@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from src.api.schemas.fields import EXAMPLE_JWT, Body, Code, JsonWebToken, Token
 from src.core.exceptions import SecondFactorRequiredError
 from src.core.fields import Email, Password
-from src.core.users import EXAMPLE_ID
+from src.core.users import EXAMPLE_ID, EXAMPLE_TIME
 from src.db.models import SessionModel
 from src.services.sessions import SecondFactorRequired, TokenPair
 
@@ -76,12 +76,12 @@ class TokenResponse(BaseModel):
 
 class SessionRecord(BaseModel):
     id: Annotated[UUID, Field(examples=[EXAMPLE_ID])]
-    created_at: datetime
-    last_used_at: Annotated[datetime, Field(description="The log-in, or the last refresh.")]
-    expires_at: Annotated[datetime, Field(description="When it ends if it is not refreshed.")]
+    created_at: Annotated[datetime, Field(examples=[EXAMPLE_TIME])]
+    last_used_at: Annotated[datetime, Field(description="The log-in, or the last refresh.", examples=[EXAMPLE_TIME])]
+    expires_at: Annotated[datetime, Field(description="When it ends if it is not refreshed.", examples=[EXAMPLE_TIME])]
     client_address: Annotated[str | None, Field(description="Where the log-in came from.", examples=["203.0.113.7"])]
     user_agent: Annotated[str | None, Field(examples=["Mozilla/5.0"])]
-    current: Annotated[bool, Field(description="Whether it is the session of this request.")]
+    current: Annotated[bool, Field(description="Whether it is the session of this request.", examples=[True])]
 
     @classmethod
     def of(cls, session: SessionModel, current_id: UUID | None) -> Self:

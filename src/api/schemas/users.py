@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from src.api.schemas.fields import EXAMPLE_TOKEN, Body, NextCursor, Query
 from src.core.fields import Email, Name, SearchText
-from src.core.users import EXAMPLE_ID, UserRecord
+from src.core.users import EXAMPLE_ID, EXAMPLE_TIME, UserRecord
 from src.db.repositories import Order
 from src.services.users import UserChanges
 
@@ -20,8 +20,8 @@ class PublicProfile(BaseModel):
 
     id: Annotated[UUID, Field(examples=[EXAMPLE_ID])]
     name: Annotated[str | None, Field(examples=["Ana"])]
-    is_active: bool
-    created_at: datetime
+    is_active: Annotated[bool, Field(examples=[True])]
+    created_at: Annotated[datetime, Field(examples=[EXAMPLE_TIME])]
 
 
 class UserPage(BaseModel):
