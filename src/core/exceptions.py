@@ -84,14 +84,13 @@ class ForbiddenException(AppException):
     status_code = 403
     code = "FORBIDDEN"
     message = "You may not do this."
-    oauth_error = "invalid_request"
+    oauth_error = "insufficient_scope"
 
 
 class InsufficientScopeError(ForbiddenException):
     code = "INSUFFICIENT_SCOPE"
     message = "The access token of this service does not have the scope that is needed."
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}  # RFC 6750, 3.1
-    oauth_error = "insufficient_scope"
 
     @classmethod
     def for_scope(cls, scope: str) -> "InsufficientScopeError":
@@ -105,6 +104,7 @@ class SignUpClosedError(ForbiddenException):
 
 class ForeignOriginError(ForbiddenException):
     code = "FOREIGN_ORIGIN"
+    oauth_error = "invalid_request"
     message = (
         "The refresh cookie is not for this site: its origin is neither that of SERVER_PUBLIC_URL nor one of "
         "CORS_ALLOWED_ORIGINS, or it is on another domain."
@@ -133,7 +133,7 @@ class WrongCodeError(ForbiddenException):
     """Not a 401, as with `WrongPasswordError`."""
 
     code = "WRONG_CODE"
-    message = "The code is wrong, or it was used already. Wait for the next one, or use a recovery code."
+    message = "This is no code of your second factor, or it was used already. Wait for the next one."
 
 
 class SecondFactorRequiredError(ForbiddenException):

@@ -337,6 +337,8 @@ def mints_a_session(schema: Any, components: dict[str, Any]) -> bool:
     if not isinstance(schema, dict):
         return False
     if "$ref" in schema:
+        if not schema["$ref"].startswith("#/components/schemas/"):
+            return False
         return mints_a_session(components[schema["$ref"].rpartition("/")[2]], components)
     return "access_token" in schema.get("properties", {}) or mints_a_session(list(schema.values()), components)
 

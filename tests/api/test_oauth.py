@@ -362,7 +362,7 @@ class TestIntrospection:
             (401, "invalid_client", "INVALID_CLIENT"),
             (401, "invalid_client", "INVALID_CLIENT"),
             (401, "invalid_token", "INVALID_ACCESS_TOKEN"),
-            (403, "invalid_request", "FORBIDDEN"),
+            (403, "insufficient_scope", "FORBIDDEN"),
             (403, "insufficient_scope", "INSUFFICIENT_SCOPE"),
         ]
 

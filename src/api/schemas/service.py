@@ -22,11 +22,15 @@ class JsonWebKeySet(BaseModel):
 _EXAMPLE_SERVER: JsonValue = {
     "issuer": "https://accounts.example.com",
     "token_endpoint": "https://accounts.example.com/auth/token",
+    "revocation_endpoint": "https://accounts.example.com/auth/revoke",
+    "introspection_endpoint": "https://accounts.example.com/auth/introspect",
     "jwks_uri": "https://accounts.example.com/.well-known/jwks.json",
-    "response_types_supported": [],
-    "grant_types_supported": ["password", "client_credentials"],
+    "response_types_supported": ["none"],
+    "grant_types_supported": ["password", "refresh_token", "client_credentials"],
     "token_endpoint_auth_methods_supported": ["none", "client_secret_basic", "client_secret_post"],
-    "scopes_supported": ["users:read", "users:write", "audit:read"],
+    "revocation_endpoint_auth_methods_supported": ["none", "client_secret_basic", "client_secret_post"],
+    "introspection_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "Bearer"],
+    "scopes_supported": ["users:read", "users:write", "audit:read", "tokens:introspect"],
 }
 
 
