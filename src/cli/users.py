@@ -116,11 +116,12 @@ def list_users(
 @app.command("show")
 def show_user(who: _User, *, as_json: AsJson = False) -> None:
     """Show all that is known of a user."""
-    record = with_context(lambda context: _get(context, who))
+    record, has_second_factor = with_context(lambda context: _get_all(context, who))
+    fields = _fields(record) | {"second_factor": has_second_factor}
     if as_json:
-        print_json(_fields(record))
+        print_json(fields)
         return
-    for name, value in _fields(record).items():
+    for name, value in fields.items():
         typer.echo(f"{name:13}  {_show(value)}")
 
 
@@ -148,6 +149,14 @@ def delete_user(
         typer.confirm(f"Delete {record.email} ({record.id}) for good?", abort=True, err=True)
     with_context(lambda context: UserService(context).delete(Operator(), record.id))
     typer.echo(f"{record.email} is deleted.")
+
+
+@app.command("reset-second-factor")
+def reset_second_factor(who: _User) -> None:
+    """Remove the second factor of somebody who has lost it. They are logged out everywhere, and get a notice."""
+    record = with_context(lambda context: _get(context, who))
+    with_context(lambda context: UserService(context).reset_second_factor(Operator(), record.id))
+    typer.echo(f"{record.email} logs in with the password alone, until they set up a second factor again.")
 
 
 @app.command("import")
@@ -225,6 +234,11 @@ async def _get(context: Context, who: str) -> UserRecord:
     if owner is None:
         raise UserNotFoundError("No account has this address.")
     return await users.get_record(owner.id)
+
+
+async def _get_all(context: Context, who: str) -> tuple[UserRecord, bool]:
+    record = await _get(context, who)
+    return record, await context.uow.second_factors.is_set(record.id)
 
 
 async def _list(context: Context, filters: UserFilter, order: Order, limit: int) -> Sequence[UserRecord]:

@@ -26,6 +26,7 @@ from src.db.models import AuditEventModel, OutboxEmailModel, SecondFactorModel, 
 from tests.support.databases import connected
 from tests.support.factories import add_users
 from tests.support.processes import ROOT, run
+from tests.support.second_factor import add_second_factor
 from tests.support.service import Service, serve
 from tests.support.steps import (
     PASSWORD,
@@ -320,9 +321,9 @@ class TestListAndShow:
         listed = await users(database_url, "list", "--json")
 
         record = json.loads(shown.stdout)
-        assert record.keys() == {field.name for field in fields(UserRecord)}
+        assert record.keys() == {"second_factor", *(field.name for field in fields(UserRecord))}
         times = {name: record.pop(name) for name in ("activated_at", "created_at", "updated_at")}
-        assert record == {
+        assert record == {"second_factor": False} | {
             "id": id_,
             "email": "ana@example.com",
             "name": "Ana",
@@ -331,7 +332,7 @@ class TestListAndShow:
             "last_login_at": None,
         }
         assert all(time.endswith("Z") for time in times.values())
-        assert json.loads(listed.stdout) == [json.loads(shown.stdout)]
+        assert json.loads(shown.stdout) == json.loads(listed.stdout)[0] | {"second_factor": False}
 
     async def test_a_user_is_found_by_id_and_an_account_by_any_spelling_of_its_address(
         self, database_url: str, database: AsyncDatabaseManager
@@ -347,7 +348,7 @@ class TestListAndShow:
         assert [each.stdout.splitlines()[0].split() for each in shown] == [["id", ana], ["id", ana], ["id", pending]]
         assert [each.stdout.splitlines()[4].split() for each in shown[1:]] == [["is_admin", "yes"], ["is_admin", "no"]]
 
-    @pytest.mark.parametrize("command", ["show", "disable", "enable", "delete"])
+    @pytest.mark.parametrize("command", ["show", "disable", "enable", "delete", "reset-second-factor"])
     async def test_a_user_who_is_not_there_is_one_sentence(self, database_url: str, command: str) -> None:
         results = [await users(database_url, command, who) for who in (str(uuid4()), "nobody@example.com", "nobody")]
 
@@ -357,6 +358,24 @@ class TestListAndShow:
 
 
 class TestChanges:
+    async def test_who_has_lost_the_second_factor_logs_in_without_it(
+        self, service: Service, database_url: str, database: AsyncDatabaseManager
+    ) -> None:
+        id_ = await create_account(service)
+        ana = await log_in(service)
+        await add_second_factor(service, id_)
+
+        before = json.loads((await users(database_url, "show", id_, "--json")).stdout)
+        done = await users(database_url, "reset-second-factor", "ana@example.com")
+        again = await users(database_url, "reset-second-factor", "ana@example.com")
+
+        assert before["second_factor"] is True
+        assert done.output.startswith("ana@example.com logs in with the password alone")
+        assert again.exit_code == 1
+        assert [(await me(service, ana)).status_code, (await post_log_in(service)).status_code] == [401, 200]
+        event = ("second_factor_removal", "success", None, UUID(id_), None, None, "command line")
+        assert event in await find_events(database)
+
     async def test_disabling_logs_a_user_out_until_they_are_enabled(
         self, service: Service, database_url: str, database: AsyncDatabaseManager
     ) -> None:
