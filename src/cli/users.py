@@ -181,7 +181,14 @@ def import_users(
     try:
         with _progress(file) if is_shown else nullcontext(file) as lines:
             counts = in_database(
-                lambda database: import_people(database, lines, encryption=encryption, report=report, dry_run=dry_run)
+                lambda database: import_people(
+                    database,
+                    lines,
+                    encryption=encryption,
+                    report=report,
+                    is_production=get_settings().is_production,
+                    dry_run=dry_run,
+                )
             )
     except NoKeysError as error:
         fail(f"Second factors cannot be encrypted. {error} Then repeat the import: it goes on where it stopped.")

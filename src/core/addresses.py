@@ -1,6 +1,18 @@
 """One spelling for each e-mail address, so that one mailbox cannot own two accounts by writing itself differently."""
 
+import email_validator
 from email_validator import EmailNotValidError, validate_email
+
+LOCAL_ADDRESS = "has a domain of tests or local networks, where production can send no email: use a real one"
+
+_MAX_LENGTH = 254  # RFC 5321, section 4.5.3.1.3, without its angle brackets
+
+# Domains of developers and of local networks (RFC 6761, RFC 6762). Addresses there are spelled like all others; whether
+# they may be taken up is for the settings to say, see `is_local`.
+_LOCAL = ("test", "local", "localhost")
+
+for _name in _LOCAL:  # the documented way to admit one
+    email_validator.SPECIAL_USE_DOMAIN_NAMES.remove(_name)
 
 
 def normalize_email(address: str) -> str:
@@ -8,8 +20,27 @@ def normalize_email(address: str) -> str:
 
     The network is not asked whether the domain exists. Raises `ValueError`, whose text does not repeat the address.
     """
+    address = address.lower()
+    needs_dot = not address.endswith("@localhost")
     try:
-        parsed = validate_email(address.lower(), check_deliverability=False)
+        parsed = validate_email(address, check_deliverability=False, globally_deliverable=needs_dot)
     except EmailNotValidError:
-        raise ValueError("is not an e-mail address, such as name@example.com") from None
+        raise ValueError(_reason(address)) from None
     return f"{parsed.local_part}@{parsed.ascii_domain or parsed.domain}"
+
+
+def is_local(email: str) -> bool:
+    """Whether no email gets there from the internet. The address is a normalized one."""
+    return email.rpartition("@")[2].rpartition(".")[2] in _LOCAL
+
+
+def _reason(address: str) -> str:
+    """Why it is refused, in our words: those of the library quote the address."""
+    _, at, domain = address.rpartition("@")
+    if len(address) > _MAX_LENGTH:
+        return f"is longer than the {_MAX_LENGTH} characters of an e-mail address"
+    if any(f".{domain}".endswith(f".{name}") for name in email_validator.SPECIAL_USE_DOMAIN_NAMES):
+        return "has a reserved domain, where nobody gets email: use a real one"
+    if at and domain and "." not in domain:
+        return "has a domain without a dot: write it in full, such as name@example.com"
+    return "is not an e-mail address, such as name@example.com"

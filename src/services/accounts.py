@@ -53,6 +53,7 @@ class AccountService(Service):
         """
         if self.settings.auth_sign_up == "invitation":
             raise SignUpClosedError  # before the recording: it is the same for all, and names nobody
+        self._check_address(email)
         async with self.context.recording(EventKind.SIGN_UP) as event:
             self.context.passwords.require_room(HashKind.SIGN_UP)
             places = await self.context.limits.take_email(EventKind.SIGN_UP, email)
@@ -138,6 +139,7 @@ class AccountService(Service):
         """
         async with self.context.recording(EventKind.USER_CREATION, by=Operator()) as event:
             event.changes = "is_admin=true"
+            self._check_address(email)
             await self._check_password(password, email=email)
             hashed_password = await self.context.passwords.hash(password, kind=HashKind.ACCOUNT_CHANGE)
             user = UserModel(email=email, hashed_password=hashed_password, is_admin=True)

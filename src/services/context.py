@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
+from src.core.addresses import LOCAL_ADDRESS, is_local
 from src.core.callers import Caller
 from src.core.encryption import Encryption
 from src.core.exceptions import ValidationException
@@ -150,6 +151,14 @@ class Service:
         self.context = context
         self.uow = context.uow
         self.settings = context.settings
+
+    def _check_address(self, email: str, *, field: str = "email") -> None:
+        """What may become somebody's address: where production could send no email, nobody can prove it.
+
+        Raises `ValidationException` for `field`.
+        """
+        if self.settings.is_production and is_local(email):
+            raise ValidationException.for_field(field, LOCAL_ADDRESS)
 
     async def _check_password(self, password: str, *, email: str, field: str = "password") -> None:
         """What may become a password. It may ask another service, so no transaction may be open.

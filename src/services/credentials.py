@@ -108,6 +108,7 @@ class CredentialService(Service):
         Raises `ValidationException` if the address is the caller's already.
         """
         async with self.context.recording(EventKind.EMAIL_CHANGE_REQUEST, by=caller, user_id=caller.user_id) as event:
+            self._check_address(new_email, field="new_email")
             if new_email == caller.email:
                 raise ValidationException.for_field("new_email", "is your address already")
             places = await self.context.limits.take_email(EventKind.EMAIL_CHANGE_REQUEST, new_email, is_anonymous=False)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Protocol
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from src.core.addresses import LOCAL_ADDRESS, is_local
 from src.core.encryption import Encryption
 from src.core.fields import Email, Name, reason_of
 from src.core.passwords import parse_hash
@@ -58,6 +59,13 @@ class Person(BaseModel):
         """Exports write an empty one where there is none."""
         return None if isinstance(text, str) and not text.strip() else text
 
+    @field_validator("email")
+    @classmethod
+    def _reachable(cls, email: str, info: ValidationInfo) -> str:
+        if info.context and info.context["is_production"] and is_local(email):
+            raise ValueError(LOCAL_ADDRESS)
+        return email
+
     def rights(self) -> str | None:
         """What the event says of the account."""
         described = {
@@ -89,6 +97,7 @@ async def import_people(
     *,
     encryption: Encryption,
     report: Report,
+    is_production: bool = False,
     dry_run: bool = False,
 ) -> ImportCounts:
     """Make an active account of each line, as if its address had been confirmed: sign-ups that wait for it end.
@@ -100,7 +109,7 @@ async def import_people(
     interrupted. `report` gets the number of each line that is refused, and why. A `dry_run` only reads.
     """
     counts = ImportCounts()
-    people = _read_people(file, counts, report)
+    people = _read_people(file, counts, report, is_production=is_production)
     async with open_unit_of_work(database) as uow:
         with closing(_SeenAddresses()) as seen:
             while batch := list(islice(people, BATCH)):
@@ -155,14 +164,14 @@ class _SeenAddresses:
         self._connection.close()
 
 
-def _read_people(file: ReadsLines, counts: ImportCounts, report: Report) -> Iterator[Person]:
+def _read_people(file: ReadsLines, counts: ImportCounts, report: Report, *, is_production: bool) -> Iterator[Person]:
     for number, line in enumerate(_read_lines(file), start=1):
         if number == 1:
             line = line.removeprefix(BOM_UTF8)
         if not line.strip():
             continue
         try:
-            yield _read_person(line)
+            yield _read_person(line, is_production=is_production)
         except ValueError as error:
             counts.refused += 1
             report(number, _reason(error))
@@ -176,10 +185,10 @@ def _read_lines(file: ReadsLines) -> Iterator[bytes]:
             line = file.readline(MAX_LINE_BYTES + 1)
 
 
-def _read_person(line: bytes) -> Person:
+def _read_person(line: bytes, *, is_production: bool) -> Person:
     if len(line.rstrip(b"\r\n")) > MAX_LINE_BYTES:
         raise ValueError(f"is longer than {MAX_LINE_BYTES:,} bytes")
-    return Person.model_validate_json(line)
+    return Person.model_validate_json(line, context={"is_production": is_production})
 
 
 def _reason(error: ValueError) -> str:

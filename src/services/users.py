@@ -68,6 +68,7 @@ class UserService(Service):
                 raise FieldsForbiddenError.for_fields(["is_admin"], "only an administrator may set this")
             if is_admin:
                 require_fresh_proof(self.context, caller)
+            self._check_address(email)
             await self.context.limits.take_email(EventKind.INVITATION, email, is_anonymous=False)
             await self.uow.begin()
             await self.uow.users.lock_invitation(email)
