@@ -31,3 +31,4 @@ class EmailKind(StrEnum):
     SECOND_FACTOR_REMOVED = "second_factor_removed"
     RECOVERY_CODES_RENEWED = "recovery_codes_renewed"
     RECOVERY_CODE_USED = "recovery_code_used"
+    NEW_LOG_IN = "new_log_in"

@@ -3,6 +3,20 @@
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
+# In this order, since Edge and Opera also name Chrome, and all of these Safari.
+_BROWSERS = {
+    "Edg": "Edge",
+    "EdgA": "Edge",
+    "EdgiOS": "Edge",
+    "OPR": "Opera",
+    "SamsungBrowser": "Samsung Internet",
+    "Firefox": "Firefox",
+    "FxiOS": "Firefox",
+    "CriOS": "Chrome",
+    "Chrome": "Chrome",
+    "Safari": "Safari",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class RequestOrigin:
@@ -23,3 +37,14 @@ class RequestOrigin:
         if address.ipv4_mapped:
             return str(address.ipv4_mapped)
         return f"{IPv6Address(int(address) >> 64 << 64)}/64"
+
+    @property
+    def browser(self) -> str:
+        """The family, whatever its version: an update makes no new place. Of what is no browser, the first product that
+        it names (RFC 9110, section 10.1.5)."""
+        products = [product.partition("/")[0] for product in (self.user_agent or "").split()]
+        known = next((name for token, name in _BROWSERS.items() if token in products), None)
+        return known or (products[0] if products else "unknown")
+
+    def is_same_place(self, other: "RequestOrigin") -> bool:
+        return (self.network, self.browser) == (other.network, other.browser)

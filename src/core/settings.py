@@ -160,6 +160,7 @@ class Settings(BaseSettings):
     auth_refresh_grace_seconds: int = Field(default=10, ge=0, le=60)
     auth_max_sessions_per_user: int = Field(default=50, gt=0)
     auth_refresh_cookie: bool = False
+    auth_notify_new_log_ins: bool = True
     auth_reauthentication_seconds: int = Field(default=15 * 60, gt=0)
     auth_admins_need_second_factor: bool = False
 

@@ -108,6 +108,7 @@ CATALOGUE: Mapping[EmailKind, CatalogueEntry] = {
     EmailKind.SECOND_FACTOR_REMOVED: CatalogueEntry(is_notice=True),
     EmailKind.RECOVERY_CODES_RENEWED: CatalogueEntry(is_notice=True),
     EmailKind.RECOVERY_CODE_USED: CatalogueEntry(is_notice=True),
+    EmailKind.NEW_LOG_IN: CatalogueEntry(is_notice=True),
 }
 
 # What a new password or address cancels while it waits. The notice that undoes an address change is not among them.

@@ -10,6 +10,7 @@ from typing import NoReturn
 from uuid import UUID
 
 from src.core.exceptions import AppException, TooManyRequestsException
+from src.core.kinds import EmailKind
 from src.core.limits import BlockedKeys, Place, Rate
 from src.core.origin import RequestOrigin
 from src.core.settings import Settings
@@ -54,6 +55,10 @@ class RateLimiter:
         ]
         await self._take(*([self._request] if is_anonymous else []), *places)
         return places
+
+    async def may_notify(self, kind: EmailKind, to: str) -> bool:
+        """Whether one more notice of this kind may go to the address: whoever causes too many is not refused for it."""
+        return not await self._attempt(self._place(self._settings.rate_limit_emails_per_address, "notice", kind, to))
 
     async def take_guess(self, email: str, *, is_anonymous: bool = True) -> Sequence[Place]:
         """For a guess at the password of an address, whether or not it has an account. The places are for `give_back`,

@@ -12,8 +12,8 @@ from src.db.base import utc_now
 from src.db.database import AsyncDatabaseManager
 from src.db.repositories import BaseRepository, Condition
 from src.db.unit_of_work import UnitOfWork, open_unit_of_work
-from src.services.limits import ORIGIN_KNOWN_FOR
 from src.services.second_factor import SET_UP_LIFETIME
+from src.services.sessions import PLACE_KNOWN_FOR
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ async def purge(database: AsyncDatabaseManager, settings: Settings) -> Purged:
         emails = uow.emails.obsolete(settled_before=now - SETTLED_EMAILS_KEPT, dead_before=now - DEAD_LETTERS_KEPT)
         purged = Purged(
             tokens=await _purge(uow, uow.tokens, uow.tokens.expired()),
-            sessions=await _purge(uow, uow.sessions, uow.sessions.ended(unused_since=now - ORIGIN_KNOWN_FOR)),
+            sessions=await _purge(uow, uow.sessions, uow.sessions.ended(unused_since=now - PLACE_KNOWN_FOR)),
             sign_ups=await _purge(uow, uow.users, uow.users.abandoned(abandoned_before)),
             mails=await _purge(uow, uow.emails, emails),
             # Where the service may only insert events, their owner purges: docs/audit-trail.md.

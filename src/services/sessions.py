@@ -33,6 +33,7 @@ from src.services.proofs import consume_code, prove_second_factor, reauthorize, 
 
 log = logging.getLogger(__name__)
 
+PLACE_KNOWN_FOR = timedelta(days=30)
 SECOND_FACTOR_TOKEN_LIFETIME = timedelta(minutes=5)
 
 
@@ -95,7 +96,7 @@ class SessionService(Service):
                 owner.id, seen_hash=owner.hashed_password, new_hash=verified.new_hash
             ):
                 raise InvalidCredentialsError
-            session = await self._start_session(owner.id, by_code=factor is not None)
+            session = await self._start_session(owner, by_code=factor is not None)
             await self.context.limits.give_back(places)
             event.set_actor(owner.id)
             await self.context.commit(event)
@@ -124,7 +125,7 @@ class SessionService(Service):
                 is_good = await self.uow.tokens.consume(token, TokenPurpose.SECOND_FACTOR)
                 if not is_good or not await self.uow.users.record_login(owner.id, seen_hash=seen, new_hash=seen):
                     raise InvalidSecondFactorTokenError
-                session = await self._start_session(owner.id, by_code=True)
+                session = await self._start_session(owner, by_code=True)
                 await self.context.limits.give_back([*places, *self.context.limits.guess_places(owner.email)])
                 event.set_actor(owner.id)
                 await self.context.commit(event)
@@ -313,10 +314,11 @@ class SessionService(Service):
             is_live = await self.uow.clients.is_live(whose.client_id)
         return {"token_type": "Bearer"} | claims if is_live else None
 
-    async def _start_session(self, user_id: UUID, *, by_code: bool) -> SessionModel:
+    async def _start_session(self, owner: UserModel, *, by_code: bool) -> SessionModel:
+        await self._notify_of_new_place(owner)
         now = utc_now()
         session = SessionModel(
-            user_id=user_id,
+            user_id=owner.id,
             last_used_at=now,
             idle_expires_at=now + timedelta(seconds=self.settings.auth_session_idle_seconds),
             expires_at=now + timedelta(seconds=self.settings.auth_session_absolute_seconds),
@@ -326,8 +328,19 @@ class SessionService(Service):
             user_agent=self.context.origin.user_agent,
         )
         await self.uow.sessions.add(session)
-        await self.uow.sessions.revoke_oldest(user_id, keep=self.settings.auth_max_sessions_per_user)
+        await self.uow.sessions.revoke_oldest(owner.id, keep=self.settings.auth_max_sessions_per_user)
         return session
+
+    async def _notify_of_new_place(self, owner: UserModel) -> None:
+        """Tell the owner of a log-in from where, or with what, they did not log in lately; not of their first."""
+        if not self.settings.auth_notify_new_log_ins or not self.context.outbox.is_wired or owner.last_login_at is None:
+            return
+        origin = self.context.origin
+        known = await self.uow.sessions.list_origins(owner.id, since=utc_now() - PLACE_KNOWN_FOR)
+        if any(origin.is_same_place(each) for each in known):
+            return
+        if await self.context.limits.may_notify(EmailKind.NEW_LOG_IN, owner.email):
+            await self.context.notify(EmailKind.NEW_LOG_IN, to=owner.email, user_id=owner.id, browser=origin.browser)
 
     def _is_retry(self, claims: RefreshClaims, session: SessionModel) -> bool:
         """Whether the token is the one before the current one, and was exchanged a moment ago."""

@@ -19,6 +19,7 @@ VALUES: dict[str, Any] = {
     "where": "192.0.2.7",
     "new_email": "new@example.com",
     "left": "9",
+    "browser": "Firefox",
     "url": "https://auth.example.com/activate?token=abc_-123",
 }
 # What each message is about; what it shows beyond this, it shows by mistake.
@@ -30,6 +31,7 @@ SHOWN[EmailKind.EMAIL_CHANGED] |= {"url", "new_email"}
 SHOWN[EmailKind.ACCOUNT_REMOVED] = {"when"}
 SHOWN[EmailKind.INVITATION] = {"when", "name", "url"}
 SHOWN[EmailKind.RECOVERY_CODE_USED] |= {"left"}
+SHOWN[EmailKind.NEW_LOG_IN] |= {"browser"}
 # What chooses between its words, where it is given.
 CHOOSING = {kind: {"asked_by"} for kind in (EmailKind.PASSWORD_RESET, EmailKind.SECOND_FACTOR_REMOVED)}
 

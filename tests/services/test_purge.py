@@ -74,7 +74,7 @@ async def test_ended_sessions_are_forgotten(service: Service, database: AsyncDat
             newest = (await SessionRepository(session).list())[-1]
             if ending:
                 past = utc_now() - timedelta(seconds=1)
-                values = {ending: past, "last_used_at": utc_now() - timedelta(days=15)}
+                values = {ending: past, "last_used_at": utc_now() - timedelta(days=31)}
                 await session.execute(update(SessionModel).where(SessionModel.id == newest.id).values(values))
                 await session.commit()
 
@@ -235,7 +235,7 @@ async def test_a_session_that_has_ended_is_kept_as_long_as_it_tells_where_its_us
 
     assert await purge(database, make_settings()) == Purged()
 
-    await execute(database, update(SessionModel).values(last_used_at=utc_now() - timedelta(days=15)))
+    await execute(database, update(SessionModel).values(last_used_at=utc_now() - timedelta(days=31)))
     assert await purge(database, make_settings()) == Purged(sessions=1)
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Row, and_, bindparam, or_, select, update
 
 from src.core.callers import AuthenticatedUser
 from src.core.exceptions import SessionNotFoundError
+from src.core.origin import RequestOrigin
 from src.core.users import UserRecord
 from src.db.base import utc_now
 from src.db.models import SessionModel, UserModel
@@ -117,6 +118,15 @@ class SessionRepository(BaseRepository[SessionModel]):
         values = {"authenticated_at": now, **({"second_factor_at": now} if by_code else {})}
         statement = update(SessionModel).where(SessionModel.id == session_id, *_is_live(now)).values(**values)
         return await self._count_changed(statement) == 1
+
+    async def list_origins(self, user_id: UUID, *, since: datetime) -> Sequence[RequestOrigin]:
+        """Where the sessions of a user began that were used since then, live or ended."""
+        query = (
+            select(SessionModel.client_address, SessionModel.user_agent)
+            .where(SessionModel.user_id == user_id, SessionModel.last_used_at > since)
+            .distinct()
+        )
+        return [RequestOrigin(*row) for row in await self._session.execute(query)]
 
     async def revoke(self, session_id: UUID, *, user_id: UUID | None = None) -> bool:
         """End a session (of this user, if one is named); false if it had ended, or is not theirs."""
