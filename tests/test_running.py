@@ -14,6 +14,7 @@ import pytest
 
 from src.core.keys import rotate
 from tests.support.processes import run_service
+from tests.support.second_factor import code_of
 from tests.support.steps import PASSWORD, token_of
 
 
@@ -52,6 +53,31 @@ async def test_fifty_clicks_on_one_link_reach_two_workers(database_url: str, tmp
 
     outcomes = Counter((response.status_code, response.json().get("code")) for response in responses)
     assert outcomes == {(200, None): 1, (400, "INVALID_TOKEN"): 49}
+
+
+@pytest.mark.slow
+async def test_one_code_gets_one_of_two_workers_logged_in(database_url: str, tmp_path: Path) -> None:
+    settings = {"DATABASE_URL": database_url, "JWT_KEYS_DIR": str(tmp_path / "keys"), "AUTH_BCRYPT_ROUNDS": "4"}
+    account = {"email": "ana@example.com", "password": PASSWORD}
+    with run_service(tmp_path, "--workers", "2", **settings) as service:
+        service.wait_until_ready()
+        async with httpx.AsyncClient(base_url=service.url) as client:
+            link = token_of((await client.post("/auth/signup", json=account)).json()["activation_url"])
+            await client.post("/auth/activate", json={"token": link})
+            bearer = {
+                "Authorization": f"Bearer {(await client.post('/auth/login', json=account)).json()['access_token']}"
+            }
+            body = {"current_password": PASSWORD}
+            secret = (await client.post("/auth/second-factor", json=body, headers=bearer)).json()["secret"]
+            body = {"code": code_of(secret)}
+            await client.post("/auth/second-factor/confirm", json=body, headers=bearer)
+            waiting = [(await client.post("/auth/login", json=account)).json()["details"] for _ in range(8)]
+
+            code = code_of(secret, 1)
+            bodies = [{"second_factor_token": each["second_factor_token"], "code": code} for each in waiting]
+            responses = await asyncio.gather(*(client.post("/auth/login/second-factor", json=body) for body in bodies))
+
+    assert sorted(response.status_code for response in responses) == [200] + [401] * 7
 
 
 @pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
