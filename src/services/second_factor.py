@@ -49,8 +49,6 @@ class SecondFactorService(Service):
             secret = new_totp_secret()
             await self.uow.begin()
             await reauthorize(self.context, caller, verified)
-            if await self.uow.second_factors.is_set(caller.user_id):
-                raise SecondFactorSetError
             encrypted = self.context.encryption.encrypt(secret, user_id=caller.user_id)
             await self.uow.second_factors.begin(caller.user_id, encrypted)
             await self.uow.sessions.renew_proof(caller.session_id, by_code=False)

@@ -247,7 +247,7 @@ class SessionService(Service):
                 if not await self.uow.second_factors.is_set(caller.user_id):
                     raise SecondFactorNotSetError
                 await prove_second_factor(self.context, caller, code, code_places)
-            if not await self.uow.sessions.renew_proof(caller.session_id, by_code=code is not None):
+            if not await self.uow.sessions.renew_proof(caller.session_id, by_code=False):
                 raise InvalidAccessTokenError
             await self.context.commit(event)
 

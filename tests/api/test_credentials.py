@@ -14,6 +14,7 @@ from src.db.repositories import OutboxRepository, UserRepository
 from tests.support.databases import rows_about_people
 from tests.support.factories import expire_links
 from tests.support.hashing import count_hashes, hold, start_waiting
+from tests.support.second_factor import post_set_up, reauthenticate
 from tests.support.service import MANY_EMAILS, MailingService, Service, StartMailingService, StartService
 from tests.support.steps import (
     NEW_PASSWORD,
@@ -511,6 +512,8 @@ async def test_a_password_changed_in_another_session_ends_what_was_hashing(
         await start_waiting(pool, change_password(service, who, new="of-the-thief-12-chars")),
         await start_waiting(pool, request_move(service, who)),
         await start_waiting(pool, leave(service, who)),
+        await start_waiting(pool, post_set_up(service, who)),
+        await start_waiting(pool, reauthenticate(service, who, password=PASSWORD)),
     ]
 
     await change_password(other, owner)

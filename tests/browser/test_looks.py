@@ -110,6 +110,8 @@ def test_every_email_reads_well_in_light_and_dark_and_on_a_phone(
         "when": "2026-11-24 11:04 UTC",
         "where": "2001:db8:85a3:8d3:1319:8a2e:370:7348",
         "new_email": f"{'long' * 15}@example.com",
+        "left": "9",
+        "browser": "Firefox",
         "url": f"https://accounts.example.com/{kind}?token={'x1Y-' * 11}",
     }
     email = MessageTemplates().render(kind, locale, id_=UUID(int=0), to="ana@example.com", values=values)
