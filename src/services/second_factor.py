@@ -45,6 +45,8 @@ class SecondFactorService(Service):
         """
         async with self.context.recording(EventKind.SECOND_FACTOR_SET_UP, by=caller, user_id=caller.user_id) as event:
             event.changes = "begun"
+            if await self.uow.second_factors.is_set(caller.user_id):
+                raise SecondFactorSetError  # before the password, which would count as a wrong guess
             verified = await verify_password(self.context, caller, current_password)
             secret = new_totp_secret()
             await self.uow.begin()

@@ -1,19 +1,23 @@
 """Setting a second factor up, keeping recovery codes, removing it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
 import pytest
 from httpx import Response
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, func, select, update
 
+from src.core.limits import Rate
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
-from src.db.models import RecoveryCodeModel, SecondFactorModel
+from src.db.models import RecoveryCodeModel, SecondFactorModel, SessionModel, UserModel
 from src.services.purge import purge
-from tests.support.databases import dump, execute
+from tests.support.databases import dump, execute, wait_until_blocked, writing
+from tests.support.hashing import CountingPool, count_hashes, hold, start_waiting
 from tests.support.second_factor import (
     add_second_factor,
     age_proofs,
@@ -28,11 +32,12 @@ from tests.support.second_factor import (
     renew_codes,
     set_up,
 )
-from tests.support.service import MailingService, Service
+from tests.support.service import MailingService, Service, StartService
 from tests.support.steps import (
     LoggedIn,
     create_account,
     log_in,
+    log_out,
     me,
     post_log_in,
     refresh,
@@ -140,6 +145,22 @@ async def test_a_factor_that_is_set_is_not_replaced(service: Service) -> None:
     assert refusal(await confirm_set_up(service, ana, code_of(secret, 1))) == (409, "SECOND_FACTOR_SET", [])
 
 
+async def test_where_a_factor_is_set_no_password_is_tried(service: Service) -> None:
+    ana = await create_ana(service)
+    await add_second_factor(service, ana.user_id)
+
+    assert refusal(await post_set_up(service, ana, "a-wrong-password")) == (409, "SECOND_FACTOR_SET", [])
+
+
+async def test_the_password_that_begins_a_set_up_is_a_fresh_proof(service: Service) -> None:
+    ana = await create_ana(service)
+    await age_proofs(service, minutes=16)
+
+    secret = await begin_set_up(service, ana)
+
+    assert (await confirm_set_up(service, ana, code_of(secret))).status_code == 200
+
+
 async def test_a_set_up_waits_ten_minutes_and_is_purged_then(service: Service, database: AsyncDatabaseManager) -> None:
     ana = await create_ana(service)
     secret = await begin_set_up(service, ana)
@@ -161,6 +182,18 @@ async def test_the_eleventh_wrong_code_is_refused(service: Service) -> None:
     responses = [await confirm_set_up(service, ana, "no code at all") for _ in range(11)]
 
     assert [each.status_code for each in responses] == [403] * 10 + [429]
+
+
+async def test_a_right_code_counts_for_nothing(start_service: StartService) -> None:
+    service = await start_service(rate_limit_codes_per_account=Rate(1, 3600))
+    ana = await create_ana(service)
+    await set_up(service, ana)
+    await remove_factor(service, ana)
+    await begin_set_up(service, ana)
+
+    responses = [await confirm_set_up(service, ana, "no code at all") for _ in range(2)]
+
+    assert [each.status_code for each in responses] == [403, 429]
 
 
 async def test_confirming_needs_a_fresh_proof(service: Service) -> None:
@@ -210,7 +243,30 @@ async def test_the_password_alone_does_not_change_a_factor_that_is_set(
     assert (await state(service, ana))["is_set"] is True
 
 
+async def test_a_code_of_long_ago_does_not_remove_the_factor(service: Service) -> None:
+    ana = await create_ana(service)
+    await set_up(service, ana)
+    await age_proofs(service, minutes=16)
+
+    assert refusal(await remove_factor(service, ana)) == (403, "REAUTHENTICATION_REQUIRED", [])
+
+
 # --- races ---
+
+
+@asynccontextmanager
+async def held_hashes(service: Service) -> AsyncGenerator[CountingPool, None]:
+    """Meanwhile nothing is hashed."""
+    pool = count_hashes(service)
+    gate = asyncio.get_running_loop().create_future()
+    holding = await hold(pool, gate, jobs=3)
+    yield pool
+    gate.set_result(None)
+    await asyncio.gather(*holding)
+
+
+def lock_of(who: LoggedIn) -> Select[UUID]:
+    return select(UserModel.id).where(UserModel.id == UUID(who.user_id)).with_for_update()
 
 
 @pytest.mark.slow
@@ -238,18 +294,70 @@ async def test_renewals_at_once_leave_ten_codes(service: Service, database: Asyn
 
 
 @pytest.mark.slow
-async def test_a_session_that_ends_meanwhile_sets_nothing_up(service: Service) -> None:
+async def test_a_set_up_that_begins_while_another_is_confirmed_does_not_take_its_place(service: Service) -> None:
     ana = await create_ana(service)
-    secret = await begin_set_up(service, ana)
+    code = code_of(await begin_set_up(service, ana))
+    async with held_hashes(service) as pool:
+        beginning = await start_waiting(pool, post_set_up(service, ana))
+        confirmed = await confirm_set_up(service, ana, code)
 
-    async def log_out() -> Response:
-        return await service.client.post("/auth/logout", headers=ana.bearer)
+    assert confirmed.status_code == 200
+    assert refusal(await beginning) == (409, "SECOND_FACTOR_SET", [])
+    assert await state(service, ana) == {"is_set": True, "recovery_codes_left": 10}
 
-    confirmed, _ = await asyncio.gather(confirm_set_up(service, ana, code_of(secret)), log_out())
 
-    is_asked = (await post_log_in(service)).status_code == 403
-    assert (confirmed.status_code == 200) == is_asked
-    assert confirmed.status_code in (200, 401)
+@pytest.mark.slow
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_code_does_not_confirm_the_secret_of_a_set_up_that_began_meanwhile(
+    service: Service, database: AsyncDatabaseManager
+) -> None:
+    ana = await create_ana(service)
+    code = code_of(await begin_set_up(service, ana))
+    async with writing(database) as holding:
+        await holding.execute(lock_of(ana))
+        beginning = asyncio.create_task(post_set_up(service, ana))
+        await wait_until_blocked(service.database)
+        confirming = asyncio.create_task(confirm_set_up(service, ana, code))
+        await wait_until_blocked(service.database, 2)
+
+    assert (await beginning).status_code == 200
+    assert refusal(await confirming) == (403, "WRONG_CODE", [])
+
+
+@pytest.mark.slow
+async def test_a_session_that_ends_while_the_password_is_verified_begins_no_set_up(
+    service: Service, database: AsyncDatabaseManager
+) -> None:
+    ana = await create_ana(service)
+    async with held_hashes(service) as pool:
+        beginning = await start_waiting(pool, post_set_up(service, ana))
+        await log_out(service, ana)
+
+    assert refusal(await beginning) == (401, "INVALID_ACCESS_TOKEN", [])
+    async with database.session() as session:
+        assert (await session.scalars(select(SecondFactorModel))).all() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("act", ["confirm", "renew", "remove"])
+async def test_a_session_that_ends_meanwhile_changes_nothing(
+    service: Service, database: AsyncDatabaseManager, act: str
+) -> None:
+    ana = await create_ana(service)
+    if act == "confirm":
+        request = confirm_set_up(service, ana, code_of(await begin_set_up(service, ana)))
+    else:
+        await set_up(service, ana)
+        request = renew_codes(service, ana) if act == "renew" else remove_factor(service, ana)
+    before = await count_codes(database)
+    async with writing(database) as revoking:
+        await revoking.execute(lock_of(ana))
+        asking = asyncio.create_task(request)
+        await asyncio.wait([asking], timeout=0.3)  # its token is read; it waits to write
+        await revoking.execute(update(SessionModel).values(revoked_at=utc_now()))
+
+    assert refusal(await asking) == (401, "INVALID_ACCESS_TOKEN", [])
+    assert await count_codes(database) == before
 
 
 # --- secrets ---
