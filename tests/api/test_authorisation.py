@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from fastapi.routing import iter_route_contexts
 from httpx import ASGITransport, AsyncClient, Response
+from sqlalchemy import update
 
 from src.api.app import app
 from src.api.dependencies import runtime_of
@@ -21,9 +22,9 @@ from src.core.second_factor import new_totp_secret
 from src.core.tokens import hash_token, new_token
 from src.db import AsyncDatabaseManager
 from src.db.base import utc_now
-from src.db.models import UserModel, UserTokenModel
+from src.db.models import SessionModel, UserModel, UserTokenModel
 from src.services.clients import ClientSecret
-from tests.support.databases import read_all_but_events
+from tests.support.databases import add_rows, execute, read_all_but_events
 from tests.support.factories import make_session
 from tests.support.keys import sign_access
 from tests.support.second_factor import code_of, make_second_factor
@@ -86,9 +87,9 @@ POST /auth/logout                                401       204    204    204   e
 POST /auth/logout (refresh_token)                204       204    204    204   ended    204     403     403      ended
 POST /auth/reauthenticate                        401       204    204    204   ended    204     403     403      ended
 POST /auth/second-factor                         401       200    200    200   ended    200     403     403      ended
-POST /auth/second-factor/confirm                 401       unset  unset  unset ended    unset   403     403      ended
-POST /auth/second-factor/recovery-codes          401       unset  unset  unset ended    unset   403     403      ended
-DELETE /auth/second-factor                       401       unset  unset  unset ended    unset   403     403      ended
+POST /auth/second-factor/confirm                 401       200    200    200   ended    200     403     403      ended
+POST /auth/second-factor/recovery-codes          401       200    200    200   ended    200     403     403      ended
+DELETE /auth/second-factor                       401       204    204    204   ended    204     403     403      ended
 POST /auth/password-change                       401       204    204    204   ended    204     403     403      ended
 POST /auth/email-change/request                  401       202    202    202   ended    202     403     403      ended
 POST /auth/delete-account                        401       204    204    204   ended    204     403     403      ended
@@ -111,7 +112,7 @@ DELETE /api/users/{user_id}                      401       403    403    204   e
 DELETE /api/users/{user_id} (admin)              401       403    403    204   ended    403     403     scope    ended
 POST /api/users/{user_id}/password-reset         401       403    403    202   ended    403     202     scope    ended
 POST /api/users/{user_id}/password-reset (admin) 401       403    403    202   ended    403     403     scope    ended
-DELETE /api/users/{user_id}/second-factor        401       403    403    unset ended    403     403     scope    ended
+DELETE /api/users/{user_id}/second-factor        401       403    403    204   ended    403     403     scope    ended
 DELETE /api/users/{user_id}/sessions             401       403    403    204   ended    403     204     scope    ended
 DELETE /api/users/{user_id}/sessions (admin)     401       403    403    204   ended    403     403     scope    ended
 """,
@@ -133,7 +134,6 @@ REFUSALS = {
     (403, "FORBIDDEN"): "403",
     (403, "INSUFFICIENT_SCOPE"): "scope",
     (403, "FIELDS_FORBIDDEN"): "fields",
-    (409, "SECOND_FACTOR_NOT_SET"): "unset",
 }
 
 PUBLIC_PROFILE = {"id", "name", "is_active", "created_at"}
@@ -227,6 +227,14 @@ class Stage:
 
 SHARED_SECRET = new_totp_secret()  # of everybody with a second factor
 
+# Routes for which everybody has one, and whether it is confirmed.
+SECOND_FACTORS = {
+    "POST /auth/second-factor/confirm": False,
+    "POST /auth/second-factor/recovery-codes": True,
+    "DELETE /auth/second-factor": True,
+    "DELETE /api/users/{user_id}/second-factor": True,
+}
+
 # What a request needs besides its token; a route that is not here needs nothing.
 REQUESTS: Mapping[str, Callable[[Stage], dict[str, Any]]] = {
     "POST /auth/signup": lambda _: {"json": {"email": new_address(), "password": PASSWORD}},
@@ -275,7 +283,7 @@ REQUESTS: Mapping[str, Callable[[Stage], dict[str, Any]]] = {
     "POST /auth/logout (refresh_token)": lambda s: {"json": {"refresh_token": s.refresh_tokens.pop()}},
     "POST /auth/reauthenticate": lambda _: {"json": {"password": PASSWORD}},
     "POST /auth/second-factor": lambda _: {"json": {"current_password": PASSWORD}},
-    "POST /auth/second-factor/confirm": lambda _: {"json": {"code": "123456"}},
+    "POST /auth/second-factor/confirm": lambda _: {"json": {"code": code_of(SHARED_SECRET)}},
     "POST /auth/password-change": lambda _: {"json": {"current_password": PASSWORD, "new_password": NEW_PASSWORD}},
     "POST /auth/email-change/request": lambda _: {"json": {"new_email": new_address(), "current_password": PASSWORD}},
     "POST /auth/delete-account": lambda _: {"json": {"current_password": PASSWORD}},
@@ -377,6 +385,16 @@ async def assemble(service: Service) -> dict[str, Person]:
     return cast
 
 
+async def add_second_factors(stage: Stage, *, is_confirmed: bool) -> None:
+    """One for each of the cast, who have just proved a code of it."""
+    encryption = runtime_of(stage.service.app).encryption
+    factors = [make_second_factor(encryption, person.id, SHARED_SECRET) for person in stage.cast.values()]
+    for factor in factors:
+        factor.confirmed_at = utc_now() if is_confirmed else None
+    await add_rows(stage.service.database, *factors)
+    await execute(stage.service.database, update(SessionModel).values(second_factor_at=utc_now()))
+
+
 async def patch(service: Service, by: Person, whom: Person, **changes: Any) -> Response:
     return await service.client.patch(f"/api/users/{whom.id}", json=changes, headers=by.bearer)
 
@@ -437,6 +455,8 @@ async def test_the_application_decides_as_the_table_does_and_a_refusal_changes_n
     stage, database = shared_stage, shared_stage.database
     if row.method != "GET" and not row.is_for_anyone:
         stage = replace(stage, cast=await assemble(stage.service))
+    if row.route in SECOND_FACTORS:
+        await add_second_factors(stage, is_confirmed=SECOND_FACTORS[row.route])
     before = await read_all_but_events(database)
 
     wrongly_granted = await differences(stage, row, is_refusal)

@@ -2,10 +2,26 @@ import inspect
 
 import pytest
 
-from src.services import AccountService, ClientService, CredentialService, KeyService, SessionService, UserService
+from src.services import (
+    AccountService,
+    ClientService,
+    CredentialService,
+    KeyService,
+    SecondFactorService,
+    SessionService,
+    UserService,
+)
 from src.services.context import Service
 
-SERVICES = (AccountService, ClientService, CredentialService, KeyService, SessionService, UserService)
+SERVICES = (
+    AccountService,
+    ClientService,
+    CredentialService,
+    KeyService,
+    SecondFactorService,
+    SessionService,
+    UserService,
+)
 METHODS = [
     (service, name, method)
     for service in SERVICES

@@ -14,6 +14,7 @@ from src.db.models import (
     AuditEventModel,
     OutboxEmailModel,
     OutboxStatus,
+    SecondFactorModel,
     SessionModel,
     UserModel,
     UserTokenModel,
@@ -23,6 +24,7 @@ from src.db.repositories import AuditEventRepository, SessionRepository, UserRep
 from src.services.purge import BATCH, Purged, purge
 from tests.support.databases import add_rows, execute, recorded_statements, writing
 from tests.support.factories import age_users, expire_links, make_user
+from tests.support.second_factor import add_second_factor, begin_set_up
 from tests.support.service import MailingService, Service, make_settings
 from tests.support.steps import (
     NEW_PASSWORD,
@@ -249,3 +251,18 @@ async def test_limits_that_nobody_is_near_are_forgotten(service: Service, databa
 
     async with database.session() as session:
         assert (await session.scalars(select(rate_limits.c.period))).all() == [3600] * 3
+
+
+async def test_a_set_up_of_a_second_factor_is_forgotten_after_ten_minutes_unless_it_is_confirmed(
+    service: Service, database: AsyncDatabaseManager
+) -> None:
+    await create_account(service)
+    await begin_set_up(service, await log_in(service))
+    bob = await create_account(service, "bob@example.com")
+    await add_second_factor(service, bob)
+    await execute(database, update(SecondFactorModel).values(created_at=utc_now() - timedelta(minutes=10)))
+
+    await purge(database, make_settings())
+
+    async with database.session() as session:
+        assert (await session.scalars(select(SecondFactorModel.user_id))).all() == [UUID(bob)]
