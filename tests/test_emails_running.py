@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from email.message import EmailMessage
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from src.db.base import utc_now
 from src.db.models import OutboxEmailModel, OutboxStatus
 from tests.support.outbox import change_emails, list_emails
 from tests.support.processes import Running, run_service, run_worker, wait_until
+from tests.support.second_factor import code_of
 from tests.support.smtp_server import MailServer, Mood, link_in
 from tests.support.steps import PASSWORD, token_of
 
@@ -380,6 +382,41 @@ async def test_no_table_and_no_log_holds_a_usable_link_token_or_password_at_any_
         assert len(canaries.secrets) == 3 + 4 + 4  # passwords, links, tokens of two sessions
         assert canaries.leaked(service.log) == set()
         assert "SMTPDataError 451" in service.log
+
+
+async def test_no_table_no_log_and_no_email_holds_anything_of_a_second_factor(
+    database_url: str, database: AsyncDatabaseManager, tmp_path: Path
+) -> None:
+    canaries = Canaries(database)
+    wrong_code = "canary-of-a-wrong-code"
+    with (
+        MailServer() as server,
+        run_service(tmp_path, "--log-level", "debug", **wiring(database_url, server)) as service,
+    ):
+        service.wait_until_ready()
+        async with httpx.AsyncClient(base_url=service.url) as client:
+            person = Person(client, server, canaries)
+            await person.post("/auth/signup", 201, email="ana@example.com", password=PASSWORD)
+            await person.post("/auth/activate", 200, token=await person.token())
+            await person.log_in("ana@example.com", PASSWORD)
+
+            set_up = await person.post("/auth/second-factor", 200, current_password=PASSWORD)
+            await person.post("/auth/second-factor/confirm", 403, code=wrong_code)
+            first = await person.post("/auth/second-factor/confirm", 200, code=code_of(set_up["secret"]))
+            second = await person.post("/auth/second-factor/recovery-codes", 200)
+            assert (await client.delete("/auth/second-factor")).status_code == 204
+            for _ in range(3):
+                await person.token(has_link=False)
+        canaries.secrets |= {*set_up.values(), *first["recovery_codes"], *second["recovery_codes"], wrong_code}
+        await canaries.look()
+        canaries.dumps += [text_of(notice) for notice in server.emails[1:]]
+
+        assert len(canaries.secrets) == 3 + 1 + 2 + 3 + 20 + 1  # passwords, link, tokens, set-up, recovery codes, code
+        assert canaries.leaked(service.log) == set()
+
+
+def text_of(email: EmailMessage) -> str:
+    return "".join(part.get_content() for part in email.walk() if not part.is_multipart())
 
 
 class Person:

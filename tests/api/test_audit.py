@@ -146,6 +146,7 @@ def test_every_kind_is_shown_done_and_refused_where_it_can_be() -> None:
 SECRET_OR_PERSONAL = (
     *("password", "current_password", "new_password", "email", "new_email", "username", "name"),
     *("token", "access_token", "refresh_token", "client_secret", "second_factor_token"),
+    *("secret", "otpauth_uri", "qr_code"),
 )
 
 
@@ -163,6 +164,7 @@ def listen_for_secrets(*services: Service) -> set[str]:
 
     def hear(fields: dict[str, Any]) -> None:
         heard.update(fields[name] for name in SECRET_OR_PERSONAL if fields.get(name))
+        heard.update(fields.get("recovery_codes", ()))
         heard.update(token_of(url) for name, url in fields.items() if name.endswith("_url") and url)
 
     for service in services:
@@ -176,6 +178,7 @@ def stored_secrets(tables: dict[str, Sequence[Row[Any]]]) -> set[str]:
         *(row.hashed_password for row in tables["users"]),
         *(row.token_hash for row in tables["user_tokens"]),
         *(row.secret_hash for row in tables["service_clients"]),
+        *(row.code_hash for row in tables["recovery_codes"]),
     }
 
 
