@@ -23,7 +23,7 @@ RECOVERY_CODES = 10
 _STEP_SECONDS = 30
 _DRIFT = 1  # steps, either way: clocks differ, and people type slowly (RFC 6238, section 5.2)
 _LEAST_TOTP_SECRET_BYTES = 10
-_RECOVERY_CODE_BYTES = 10  # 80 bits: no hash of it can be guessed offline (ASVS 5.0, 6.5.2)
+_RECOVERY_CODE_BYTES = 10  # 80 bits: nobody finds one by trying hashes
 _TOTP_CODE = re.compile(r"[0-9]{6}")
 
 

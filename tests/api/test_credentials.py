@@ -18,6 +18,7 @@ from tests.support.second_factor import post_set_up, reauthenticate
 from tests.support.service import MANY_EMAILS, MailingService, Service, StartMailingService, StartService
 from tests.support.steps import (
     NEW_PASSWORD,
+    PASSWORD,
     activate,
     change_password,
     confirm_move,

@@ -64,7 +64,7 @@ async def test_purge_deletes_what_has_ended_and_nothing_else(database: AsyncData
         await session.flush()
         live = [make_session(owner, expires_in=DAY), make_token(owner, "live", expires_in=DAY)]
         ended = make_session(owner, expires_in=-DAY)
-        ended.last_used_at = utc_now() - 15 * DAY
+        ended.last_used_at = utc_now() - 31 * DAY
         session.add_all([*live, ended, make_token(owner, "expired", expires_in=-DAY)])
         await session.commit()
 

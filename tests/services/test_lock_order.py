@@ -60,7 +60,7 @@ async def test_a_session_that_is_forgotten_while_its_user_confirms_the_change_it
             session_id=session.id,
         )
         await uow.commit()
-    long_ago = utc_now() - timedelta(days=15)
+    long_ago = utc_now() - timedelta(days=31)
     await execute(database, update(SessionModel).values(idle_expires_at=long_ago, last_used_at=long_ago))
 
     async with open_unit_of_work(database) as confirming:

@@ -121,7 +121,7 @@ async def test_a_link_outlives_the_session_that_asked_for_it(outbox: OutboxHarne
     who = await log_in(outbox.links)
     await request_move(outbox.service, who)
     await log_out(outbox.service, who)
-    await execute(outbox.database, update(SessionModel).values(last_used_at=utc_now() - 15 * DAY))
+    await execute(outbox.database, update(SessionModel).values(last_used_at=utc_now() - 31 * DAY))
     assert (await purge(outbox.database, make_settings())).sessions == 1
 
     await outbox.dispatch()
