@@ -270,6 +270,7 @@ async def test_no_link_revives_a_disabled_account(service: Service, database: As
     assert (await post_sign_up(service)).status_code == 409
 
 
+@pytest.mark.slow
 async def test_fifty_clicks_on_one_link_at_once(service: Service) -> None:
     token = token_of((await sign_up(service))["activation_url"])
 
@@ -278,6 +279,7 @@ async def test_fifty_clicks_on_one_link_at_once(service: Service) -> None:
     assert outcomes(responses) == {(200, None): 1, (400, "INVALID_TOKEN"): 49}
 
 
+@pytest.mark.slow
 async def test_twenty_sign_ups_of_one_address_activated_at_once(
     start_service: StartService, database: AsyncDatabaseManager
 ) -> None:
@@ -295,6 +297,7 @@ async def test_twenty_sign_ups_of_one_address_activated_at_once(
     await log_in(service, password=f"{NEW_PASSWORD}-{winner}")
 
 
+@pytest.mark.slow
 async def test_twenty_sign_ups_of_one_address_activated_at_once_without_a_password(
     start_service: StartService,
 ) -> None:

@@ -250,6 +250,7 @@ class TestPasswordReset:
 
         assert_refused(await reset(telling_service, token), 400, "INVALID_TOKEN")
 
+    @pytest.mark.slow
     async def test_of_twenty_clicks_at_once_one_sets_the_password(self, telling_service: Service) -> None:
         await create_account(telling_service)
         token = token_of((await request_reset(telling_service)).json()["reset_url"])
@@ -489,6 +490,7 @@ class TestDeleteAccount:
 
         assert (await me(service, who)).status_code == 200
 
+    @pytest.mark.slow
     async def test_leaving_twice_at_once_works_once(self, service: Service) -> None:
         await create_account(service)
         who = await log_in(service)

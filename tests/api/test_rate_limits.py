@@ -218,6 +218,7 @@ async def guess_from_everywhere(service: Service, origins: int) -> list[Response
     ]
 
 
+@pytest.mark.slow
 async def test_many_origins_together_are_refused(start_service: StartService) -> None:
     service = await start_service(**FEW)
     await create_account(service)

@@ -276,6 +276,7 @@ async def test_the_fifth_wrong_code_ends_the_token(service: Service) -> None:
     assert refusal(await post_code(service, token, code_of(secret))) == INVALID_TOKEN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0, 1])
 async def test_a_code_that_is_not_newer_than_the_last_is_refused(service: Service, offset: int) -> None:
     secret = await create_account_with_factor(service)

@@ -192,6 +192,7 @@ class TestLogIn:
 
         assert [(await me(service, each)).status_code for each in logged_in] == [401, 200, 200]
 
+    @pytest.mark.slow
     async def test_many_log_ins_at_once_all_work(self, service: Service) -> None:
         await create_account(service)
 
@@ -322,6 +323,7 @@ class TestRefresh:
         assert (await refresh(service, first.refresh_token)).status_code == 401
         assert (await refresh(service, third.refresh_token)).status_code == 401
 
+    @pytest.mark.slow
     async def test_eight_tabs_refresh_at_once_and_stay_in_one_lineage(self, service: Service) -> None:
         await create_account(service)
         token = (await log_in(service)).refresh_token

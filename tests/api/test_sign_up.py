@@ -158,6 +158,7 @@ async def test_a_misspelt_field_is_an_error_and_not_lost(service: Service) -> No
     assert response.json()["details"] == {"fields": [{"field": "nmae", "reason": "is not a known field"}]}
 
 
+@pytest.mark.slow
 async def test_sixty_four_people_sign_up_at_once(service: Service, database: AsyncDatabaseManager) -> None:
     responses = await asyncio.gather(*(post_sign_up(service, f"u{number}@example.com") for number in range(64)))
 

@@ -121,6 +121,7 @@ def test_a_command_works_in_a_fresh_file(tmp_path: Path) -> None:
     assert result.stdout.startswith("Deleted 0 tokens")
 
 
+@pytest.mark.slow
 def test_serve_starts_the_service_on_the_port_it_is_told_and_stops_when_told(tmp_path: Path) -> None:
     port = free_port()
     environment = {"DATABASE_URL": f"sqlite:///{tmp_path}/users.db", "JWT_KEYS_DIR": f"{tmp_path}/keys"}

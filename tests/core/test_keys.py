@@ -91,6 +91,7 @@ class TestGeneration:
             assert len(seen) == 1
             assert len(list(folder.iterdir())) == 3
 
+    @pytest.mark.slow
     def test_processes_that_start_together_agree_on_one_set(self, tmp_path: Path) -> None:
         folder = tmp_path / "keys"
         code = (

@@ -228,6 +228,7 @@ async def wait_for_log(caplog: pytest.LogCaptureFixture, sentence: str) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_an_instance_that_waits_for_another_to_migrate_says_so_and_waits_as_long_as_it_takes(
     empty_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -214,6 +214,7 @@ async def test_a_sign_up_that_is_forgotten_is_taken_out_of_its_events(
         assert (event.user_id, event.actor_id, event.origin) == (None, None, None)
 
 
+@pytest.mark.slow
 async def test_purges_and_activations_at_once_end_without_an_error(
     service: Service, database: AsyncDatabaseManager
 ) -> None:

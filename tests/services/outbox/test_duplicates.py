@@ -4,6 +4,8 @@ import asyncio
 import re
 from collections import Counter
 
+import pytest
+
 from src.db.base import utc_now
 from src.db.models import OutboxStatus
 from src.db.unit_of_work import open_unit_of_work
@@ -15,6 +17,7 @@ from tests.support.service import make_settings
 from tests.support.steps import create_account, log_in, request_move, request_reset, resend, sign_up
 
 
+@pytest.mark.slow
 async def test_of_many_who_ask_at_once_one_is_sent_and_the_others_are_dropped(outbox: OutboxHarness) -> None:
     await create_account(outbox.links)
 
@@ -67,6 +70,7 @@ async def test_an_email_of_another_kind_or_to_another_address_is_none_that_waits
     }
 
 
+@pytest.mark.slow
 async def test_each_of_many_sign_ups_of_one_address_gets_its_link(outbox: OutboxHarness) -> None:
     await asyncio.gather(*(sign_up(outbox.service) for _ in range(10)))
 

@@ -106,6 +106,7 @@ async def test_a_sent_email_forgets_its_content(outbox: OutboxHarness) -> None:
 
 
 class TestDeadlocks:
+    @pytest.mark.slow
     async def test_two_who_ask_for_each_others_address_at_once_do_not_deadlock(self, outbox: OutboxHarness) -> None:
         await create_account(outbox.links)
         await create_account(outbox.links, "bob@example.com")
@@ -119,6 +120,7 @@ class TestDeadlocks:
             assert [response.status_code for response in responses] == [202, 202]
             await outbox.dispatch()
 
+    @pytest.mark.slow
     async def test_sign_ups_resends_and_resets_of_an_owned_address_at_once_do_not_deadlock(
         self, outbox: OutboxHarness
     ) -> None:
