@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import AsyncGenerator
 from ipaddress import ip_address
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Security
 from fastapi.openapi.models import OAuth2 as OAuth2Model
@@ -172,7 +172,7 @@ class BearerToken(SecurityBase):
 
 
 # For `openapi_extra` of routes that take a token, but need none.
-NO_TOKEN_NEEDED = {"security": [{}]}
+NO_TOKEN_NEEDED: dict[str, Any] = {"security": [{}]}
 
 OptionalCaller = Annotated[HttpCaller | None, Depends(BearerToken())]
 

@@ -171,7 +171,7 @@ def use_mailbox(app: FastAPI, mailbox: Mailbox) -> None:
 
 @asynccontextmanager
 async def connect(app: FastAPI, **options: Any) -> AsyncGenerator[AsyncClient, None]:
-    """A client for which an unforeseen error is an answer, as it is for others, and every answer is a documented one."""
+    """A client for which an unforeseen error is an answer, as it is for others. It fails on an undocumented answer."""
     transport = ASGITransport(app=app, raise_app_exceptions=False, **options)
     hooks = {"response": [require_documented]}
     async with AsyncClient(transport=transport, base_url="http://test", event_hooks=hooks) as client:
