@@ -1,6 +1,6 @@
 # `make run` and `make test` set up all that they need: Python 3.11 or newer, make and git are enough.
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow lint check migrate migration lint-api bench bench-compare check-timing image lock
+.PHONY: help install run test test-slow lint lint-api check migrate migration bench bench-compare check-timing image lock
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -32,6 +32,13 @@ lint: install ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Nothing that probes ask can be wrong, so not every operation has a 4xx; the default of SERVER_PUBLIC_URL is localhost.
+lint-api: install ## Check the OpenAPI document by the rules of Redocly and Spectral (needs Node.js 20 or newer)
+	$(BIN)/python -m src openapi > .ci/openapi.json
+	REDOCLY_TELEMETRY=off npx --yes @redocly/cli@2.77.0 lint --extends=recommended \
+		--skip-rule=operation-4xx-response --skip-rule=no-server-example.com .ci/openapi.json
+	npx --yes @stoplight/spectral-cli@6.16.3 lint --ruleset=.ci/spectral.yaml --fail-severity=warn .ci/openapi.json
+
 check: COVERAGE := --cov --cov-append --cov-report= --cov-fail-under=0
 check: lint test test-slow ## All that CI runs, and how much of the code it reached
 	$(BIN)/coverage report
@@ -42,12 +49,6 @@ migrate: install ## Bring the database of DATABASE_URL to this version's tables
 
 migration: install ## Write a migration from the models: make migration m="add a column"
 	$(BIN)/alembic revision --autogenerate -m "$(m)"
-
-lint-api: install ## Check the OpenAPI document with Redocly's and Spectral's recommended rules (needs Node.js)
-	@mkdir -p .lint-api && echo 'extends: ["spectral:oas"]' > .lint-api/spectral.yaml
-	@$(BIN)/python -c 'import json; from src.api.app import app; print(json.dumps(app.openapi()))' > .lint-api/openapi.json
-	npx --yes @redocly/cli@2.77.0 lint --extends=recommended .lint-api/openapi.json
-	npx --yes @stoplight/spectral-cli@6.16.3 lint --ruleset .lint-api/spectral.yaml .lint-api/openapi.json
 
 bench: install ## Measure what the documentation claims
 	@status=0; for benchmark in floors reads_while_hashing user_pages abuse; do \

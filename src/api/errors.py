@@ -22,6 +22,7 @@ from src.core.exceptions import (
     ForbiddenException,
     InvalidAccessTokenError,
     PayloadTooLargeException,
+    SecondFactorNeededError,
     SecondFactorRequiredError,
     ServiceUnavailableException,
     TooManyRequestsException,
@@ -125,8 +126,13 @@ BODY_ERRORS: tuple[type[AppException], ...] = (
 LIMITED_BODY_ERRORS: tuple[type[AppException], ...] = (*BODY_ERRORS, TooManyRequestsException)
 
 # What any route that needs an access token can answer: a missing and a bad one share the status, and the 403 is for a
-# person or a service that may not.
-TOKEN_ERRORS: tuple[type[AppException], ...] = (UnauthorizedException, InvalidAccessTokenError, ForbiddenException)
+# person or a service that may not, and for an administrator who lacks a second factor.
+TOKEN_ERRORS: tuple[type[AppException], ...] = (
+    UnauthorizedException,
+    InvalidAccessTokenError,
+    ForbiddenException,
+    SecondFactorNeededError,
+)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -15,7 +15,6 @@ from src.core.users import UserRecord
 _values = attrgetter(*(field.name for field in fields(UserRecord) if field.name != "last_login_at"))
 _public_values = attrgetter("id", "name", "is_active", "created_at")
 
-
 # For a route's `responses`.
 ETAG_HEADER: dict[int | str, dict[str, Any]] = {200: {"headers": {"ETag": {"$ref": "#/components/headers/ETag"}}}}
 

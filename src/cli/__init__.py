@@ -43,6 +43,14 @@ def migrate_database() -> None:
     typer.echo(f"The database is at {head()}.")
 
 
+@app.command("openapi")
+def print_document() -> None:
+    """Print the OpenAPI document of the service with its settings: for linters, and to generate clients from."""
+    from src.api.app import app as service  # no other command needs the routes
+
+    print_json(service.openapi())
+
+
 @app.command("purge")
 def purge_now(*, as_json: AsJson = False) -> None:
     """Forget expired tokens, ended sessions, sign-ups that nobody confirmed, sent emails, old events and unused limits.

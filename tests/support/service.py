@@ -26,6 +26,7 @@ from src.email import Message
 from src.services import AccountService, ClientService, Context, KeyService, Runtime
 from src.services.outbox import Dispatcher
 from tests.support.databases import ReusingDatabase
+from tests.support.documented import require_documented
 
 # For tests that ask for more emails than people do.
 MANY_EMAILS = {
@@ -170,9 +171,10 @@ def use_mailbox(app: FastAPI, mailbox: Mailbox) -> None:
 
 @asynccontextmanager
 async def connect(app: FastAPI, **options: Any) -> AsyncGenerator[AsyncClient, None]:
-    """A client for which an unforeseen error is an answer, as it is for others."""
+    """A client for which an unforeseen error is an answer, as it is for others. It fails on an undocumented answer."""
     transport = ASGITransport(app=app, raise_app_exceptions=False, **options)
-    async with AsyncClient(transport=transport, base_url="http://test") as client:
+    hooks = {"response": [require_documented]}
+    async with AsyncClient(transport=transport, base_url="http://test", event_hooks=hooks) as client:
         yield client
 
 

@@ -37,6 +37,7 @@ from src.core.exceptions import (
     LastAdminError,
     PreconditionFailedException,
     ReauthenticationRequiredError,
+    SecondFactorNeededError,
     SecondFactorNotSetError,
     TooManyRequestsException,
     UserDisabledError,
@@ -96,7 +97,8 @@ async def invite_user(body: InviteRequest, context: ContextDep, caller: Unchecke
 @router.get(
     "/{user_id}",
     openapi_extra=NO_TOKEN_NEEDED,
-    responses=ETAG_HEADER | document(ValidationException, InvalidAccessTokenError, UserNotFoundError),
+    responses=ETAG_HEADER
+    | document(ValidationException, InvalidAccessTokenError, SecondFactorNeededError, UserNotFoundError),
 )
 async def get_user(
     user_id: UUID, request: Request, response: Response, uow: UnitOfWorkDep, caller: OptionalCaller
