@@ -18,6 +18,7 @@ from tests.support.second_factor import code_of
 from tests.support.steps import PASSWORD, token_of
 
 
+@pytest.mark.slow
 def test_it_starts_on_nothing_and_stops_when_told(tmp_path: Path) -> None:
     with run_service(tmp_path, DATABASE_URL=f"sqlite:///{tmp_path}/new/users.db") as service:
         service.wait_until_ready()

@@ -260,6 +260,7 @@ class TestAccepting:
         assert refusals == [(422, "VALIDATION_ERROR", ["password"])] * 3
         assert (await accept(service, token)).status_code == 200
 
+    @pytest.mark.slow
     async def test_of_twenty_at_once_one_is_accepted(self, service: Service, admin: LoggedIn) -> None:
         token = await invited(service, admin)
 

@@ -79,6 +79,7 @@ def begin_to_write_a_name(folder: Path) -> None:
     (folder / "refresh-20269999T999999Z.secret").write_text("s" * 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "harm",
     [

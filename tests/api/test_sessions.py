@@ -229,6 +229,7 @@ async def delete(service: Service, who: LoggedIn, _database: AsyncDatabaseManage
     assert response.status_code == 204, response.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", [reset, change_password, disable, delete])
 @pytest.mark.parametrize("rounds", [4, 5])
 async def test_a_log_in_that_is_hashing_meanwhile_is_refused_and_leaves_the_new_hash_alone(

@@ -149,6 +149,7 @@ async def test_however_many_rows_have_ended_all_of_them_go_in_batches(database: 
     assert deleted_from == dict.fromkeys(tables, 2) | {"rate_limits": 1}
 
 
+@pytest.mark.slow
 async def test_more_than_are_found_at_once_all_go(
     database: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:

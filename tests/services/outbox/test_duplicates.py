@@ -29,6 +29,7 @@ async def test_of_many_who_ask_at_once_one_is_sent_and_the_others_are_dropped(ou
     assert len(outbox.mailbox.messages) == 1
 
 
+@pytest.mark.slow
 async def test_of_many_accounts_that_would_move_to_an_owned_address_at_once_its_owner_is_told_once(
     outbox: OutboxHarness,
 ) -> None:

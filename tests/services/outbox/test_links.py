@@ -69,6 +69,7 @@ async def leave_for_good(outbox: OutboxHarness, who: LoggedIn) -> None:
     assert (await leave(outbox.service, who)).status_code == 204
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [1, 2], ids=["before-it-is-claimed", "after-it-is-claimed"])
 @pytest.mark.parametrize(
     ("queue", "meanwhile"),
