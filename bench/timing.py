@@ -79,7 +79,7 @@ def prepare(url: str, service: Service) -> None:
 async def _import(url: str, lines: io.BytesIO, with_factor: Sequence[str]) -> None:
     database = AsyncDatabaseManager(url)
     encryption = Encryption(TokenSigner.from_settings(get_settings()).keys)
-    counts = await import_people(database, lines, encryption=encryption, report=lambda *_: None)
+    counts = await import_people(database, lines, encryption=encryption, is_production=False, report=lambda *_: None)
     async with database.session() as session:
         for user_id in await session.scalars(select(UserModel.id).where(UserModel.email.in_(with_factor))):
             # No right password is sent, so nobody reads the secret.

@@ -1,7 +1,7 @@
 """One spelling for each e-mail address, so that one mailbox cannot own two accounts by writing itself differently."""
 
 import email_validator
-from email_validator import EmailNotValidError, validate_email
+from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 
 LOCAL_ADDRESS = "has a domain of tests or local networks, where production can send no email: use a real one"
 
@@ -21,9 +21,8 @@ def normalize_email(address: str) -> str:
     The network is not asked whether the domain exists. Raises `ValueError`, whose text does not repeat the address.
     """
     address = address.lower()
-    needs_dot = not address.endswith("@localhost")
     try:
-        parsed = validate_email(address, check_deliverability=False, globally_deliverable=needs_dot)
+        parsed = _parse(address)
     except EmailNotValidError:
         raise ValueError(_reason(address)) from None
     return f"{parsed.local_part}@{parsed.ascii_domain or parsed.domain}"
@@ -34,13 +33,30 @@ def is_local(email: str) -> bool:
     return email.rpartition("@")[2].rpartition(".")[2] in _LOCAL
 
 
+def _parse(address: str) -> ValidatedEmail:
+    needs_dot = not address.endswith("@localhost")
+    return validate_email(address, check_deliverability=False, globally_deliverable=needs_dot)
+
+
 def _reason(address: str) -> str:
     """Why it is refused, in our words: those of the library quote the address."""
-    _, at, domain = address.rpartition("@")
+    local, at, domain = address.rpartition("@")
     if len(address) > _MAX_LENGTH:
         return f"is longer than the {_MAX_LENGTH} characters of an e-mail address"
+    if not at:
+        return "has no @, as in name@example.com"
+    if not _is_local_part(local):
+        return "is not valid before the @: write it as in name@example.com"
     if any(f".{domain}".endswith(f".{name}") for name in email_validator.SPECIAL_USE_DOMAIN_NAMES):
         return "has a reserved domain, where nobody gets email: use a real one"
-    if at and domain and "." not in domain:
+    if domain and "." not in domain:
         return "has a domain without a dot: write it in full, such as name@example.com"
-    return "is not an e-mail address, such as name@example.com"
+    return "is not valid after the @: write it as in name@example.com"
+
+
+def _is_local_part(text: str) -> bool:
+    try:
+        _parse(f"{text}@example.com")
+    except EmailNotValidError:
+        return False
+    return True

@@ -97,7 +97,7 @@ async def import_people(
     *,
     encryption: Encryption,
     report: Report,
-    is_production: bool = False,
+    is_production: bool,
     dry_run: bool = False,
 ) -> ImportCounts:
     """Make an active account of each line, as if its address had been confirmed: sign-ups that wait for it end.

@@ -779,7 +779,9 @@ async def an_administrator_made_by_command_of_an_owned_address(stage: Stage) -> 
 async def an_import(stage: Stage) -> Action:
     line = json.dumps({"email": stage.address(), "hashed_password": HASH, "is_admin": True}).encode()
     encryption = runtime_of(stage.service.app).encryption
-    return import_people(stage.service.database, BytesIO(line), encryption=encryption, report=lambda *_: None)
+    return import_people(
+        stage.service.database, BytesIO(line), encryption=encryption, is_production=False, report=lambda *_: None
+    )
 
 
 @leaves(EventKind.KEY_ROTATION, changes="an-access-key a-secret", origin="command line")

@@ -55,6 +55,16 @@ async def make_admin(url: str, *options: str, password: str | bytes = PASSWORD, 
     return await cli(url, "create-admin", ADMIN, "--password-stdin", *options, stdin=password, **environment)
 
 
+def production(folder: Path) -> dict[str, str]:
+    """An environment that production does not refuse; its keys are still to be made."""
+    return {
+        "APP_ENV": "production",
+        "AUTH_BCRYPT_ROUNDS": "12",
+        "SERVER_PUBLIC_URL": "https://accounts.example.com",
+        "JWT_KEYS_DIR": str(folder / "keys"),
+    }
+
+
 async def find_events(database: AsyncDatabaseManager) -> list[tuple[Any, ...]]:
     """Kind, outcome, reason, on whom, who, changes and origin of each, in the order of time."""
     event = AuditEventModel
@@ -226,7 +236,16 @@ class TestCreateAdmin:
         refused = run("create-admin", "admin", "--password-stdin", stdin=PASSWORD)
 
         assert refused.exit_code == 2
-        assert "is not an e-mail address" in refused.stderr
+        assert "has no @" in refused.stderr
+
+    async def test_production_takes_no_local_address(self, database_url: str, tmp_path: Path) -> None:
+        command = ("create-admin", "admin@corp.local", "--password-stdin")
+
+        refused = await cli(database_url, *command, stdin=PASSWORD, **production(tmp_path))
+
+        assert refused.exit_code == 1
+        assert "local networks" in refused.stderr
+        assert (await users(database_url, "list")).output == ""
 
     async def test_sign_ups_that_wait_for_the_address_end(
         self, service: Service, database_url: str, database: AsyncDatabaseManager
@@ -464,7 +483,7 @@ class TestImport:
         imported = await users(database_url, "import", str(file))
 
         assert (imported.exit_code, imported.stdout) == (1, "Imported 1, unchanged 1, refused 1.\n")
-        assert imported.stderr == "line 2: email: is not an e-mail address, such as name@example.com\n"
+        assert imported.stderr == "line 2: email: has no @, as in name@example.com\n"
         assert "  ana@example.com" in (await users(database_url, "list")).stdout
 
     async def test_standard_input_is_imported_and_counted_in_json(self, database_url: str) -> None:
@@ -499,21 +518,24 @@ class TestImport:
     async def test_without_keys_a_second_factor_stops_the_import_and_other_people_need_none(
         self, database_url: str, tmp_path: Path
     ) -> None:
-        production = {
-            "APP_ENV": "production",
-            "AUTH_BCRYPT_ROUNDS": "12",
-            "SERVER_PUBLIC_URL": "https://accounts.example.com",
-            "JWT_KEYS_DIR": str(tmp_path / "keys"),
-        }
+        environment = production(tmp_path)
         line = person("ana@example.com", totp_secret="JBSWY3DPEHPK3PXP")
 
-        refused = await users(database_url, "import", "-", stdin=line, **production)
-        imported = await users(database_url, "import", "-", stdin=person("ben@example.com"), **production)
+        refused = await users(database_url, "import", "-", stdin=line, **environment)
+        imported = await users(database_url, "import", "-", stdin=person("ben@example.com"), **environment)
 
         assert refused.exit_code == 1
         assert "no encryption key (*.key) in" in refused.stderr
         assert "repeat the import" in refused.stderr
         assert imported.stdout == "Imported 1, unchanged 0, refused 0.\n"
+
+    async def test_production_takes_no_local_address(self, database_url: str, tmp_path: Path) -> None:
+        lines = person("ana@example.com") + person("ben@corp.local")
+
+        imported = await users(database_url, "import", "-", stdin=lines, **production(tmp_path))
+
+        assert (imported.exit_code, imported.stdout) == (1, "Imported 1, unchanged 0, refused 1.\n")
+        assert imported.stderr.startswith("line 2: email: has a domain of tests or local networks")
 
     def test_a_file_that_is_not_there_is_a_usage_error(self, tmp_path: Path) -> None:
         assert run("users", "import", str(tmp_path / "people.jsonl")).exit_code == 2
@@ -528,5 +550,5 @@ class TestImport:
 
         assert exit_code == 1
         assert "[####################################]  100%" in terminal.screen
-        assert "\r\x1b[Kline 2: email: is not" in terminal.screen
+        assert "\r\x1b[Kline 2: email: has no @" in terminal.screen
         assert terminal.screen.endswith("Imported 2, unchanged 0, refused 1.\r\n")

@@ -29,17 +29,19 @@ def test_developers_may_use_local_names(domain: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "is not an e-mail address, such as name@example.com"),
-        ("ana", "is not an e-mail address, such as name@example.com"),
-        ("ana@", "is not an e-mail address, such as name@example.com"),
-        ("@example.com", "is not an e-mail address, such as name@example.com"),
+        ("", "has no @"),
+        ("canary", "has no @"),
+        ("canary.invalid", "has no @"),
+        ("canary@", "is not valid after the @"),
+        ("ana@-canary.com", "is not valid after the @"),
+        ("@example.com", "is not valid before the @"),
+        ("a canary@example.com", "is not valid before the @"),
+        ("a@canary@localhost", "is not valid before the @"),
         ("ana@canary.invalid", "reserved domain"),
         ("ana@canary.onion", "reserved domain"),
         ("ana@canary", "domain without a dot"),
         ("ana@test", "domain without a dot"),
         ("x" * 250 + "@example.com", "longer than the 254"),
-        ("a canary@example.com", "is not an e-mail address, such as name@example.com"),
-        ("a@b@example.com", "is not an e-mail address, such as name@example.com"),
     ],
 )
 def test_what_is_refused_says_why_without_repeating_it(text: str, reason: str) -> None:

@@ -50,7 +50,9 @@ def nothing_is_refused(number: int, reason: str) -> None:
 async def take(database: AsyncDatabaseManager, *content: bytes, dry_run: bool = False) -> ImportCounts:
     """Import lines that are all good."""
     file = BytesIO(b"".join(content))
-    return await import_people(database, file, encryption=NO_KEYS, report=nothing_is_refused, dry_run=dry_run)
+    return await import_people(
+        database, file, encryption=NO_KEYS, is_production=False, report=nothing_is_refused, dry_run=dry_run
+    )
 
 
 async def read_users(database: AsyncDatabaseManager, *columns: Any) -> list[Any]:
@@ -77,7 +79,7 @@ async def test_every_bad_line_is_told_without_its_content_and_the_others_are_imp
         b'["canary"]\n': "must be a JSON object",
         b"null\n": "must be a JSON object",
         b"{}\n": "email: is required; hashed_password: is required",
-        line("canary"): "email: is not an e-mail address, such as name@example.com",
+        line("canary"): "email: has no @, as in name@example.com",
         line(None): "email: must be a string",
         line("c" * 321): "email: must have at most 320 characters",
         line("canary@example.com", hashed_password="canary"): no_hash,
@@ -106,14 +108,14 @@ async def test_every_bad_line_is_told_without_its_content_and_the_others_are_imp
         line("canary@example.com", is_active="true"): "is_active: must be true or false",
         line("canary@example.com", is_admin=1): "is_admin: must be true or false",
         line("canary@example.com", canary=1, another_canary=2): unknown,
-        line("canary", canary=1): f"email: is not an e-mail address, such as name@example.com; {unknown}",
+        line("canary", canary=1): f"email: has no @, as in name@example.com; {unknown}",
         b"c" * (MAX_LINE_BYTES + 1) + b"\n": "is longer than 16,384 bytes",
         b"c" * (3 * MAX_LINE_BYTES) + b"\n": "is longer than 16,384 bytes",
     }
     reports = Reports()
     file = b"".join([line("ana@example.com"), *bad, line("zoe@example.com")])
 
-    counts = await import_people(database, BytesIO(file), encryption=NO_KEYS, report=reports)
+    counts = await import_people(database, BytesIO(file), encryption=NO_KEYS, is_production=False, report=reports)
 
     assert reports.reasons == dict(enumerate(bad.values(), start=2))
     assert counts == ImportCounts(imported=2, refused=len(bad))
@@ -150,7 +152,7 @@ async def test_a_file_without_an_end_of_line_is_never_held_whole(database: Async
 
     reports = Reports()
 
-    await import_people(database, Endless(), encryption=NO_KEYS, report=reports)
+    await import_people(database, Endless(), encryption=NO_KEYS, is_production=False, report=reports)
 
     assert reports.reasons == {1: "is longer than 16,384 bytes"}
 
@@ -233,7 +235,9 @@ def encryption(service: Service) -> Encryption:
 
 
 async def import_one(database: AsyncDatabaseManager, encryption: Encryption, content: bytes) -> ImportCounts:
-    return await import_people(database, BytesIO(content), encryption=encryption, report=nothing_is_refused)
+    return await import_people(
+        database, BytesIO(content), encryption=encryption, is_production=False, report=nothing_is_refused
+    )
 
 
 async def read_factors(database: AsyncDatabaseManager) -> list[SecondFactorModel]:
@@ -355,10 +359,12 @@ async def test_a_dry_run_counts_as_the_import_does_and_writes_nothing(database: 
     looked_at, imported = Reports(), Reports()
 
     file = BytesIO(b"".join(content))
-    looked = await import_people(database, file, encryption=NO_KEYS, report=looked_at, dry_run=True)
+    looked = await import_people(
+        database, file, encryption=NO_KEYS, is_production=False, report=looked_at, dry_run=True
+    )
     after = await read_tables(database)
     file.seek(0)
-    counts = await import_people(database, file, encryption=NO_KEYS, report=imported)
+    counts = await import_people(database, file, encryption=NO_KEYS, is_production=False, report=imported)
 
     assert looked == counts == ImportCounts(imported=BATCH + 1, unchanged=4, refused=1)
     assert looked_at.reasons == imported.reasons
@@ -395,7 +401,7 @@ async def test_an_import_that_was_interrupted_is_ended_by_repeating_it(database:
                 raise OSError("the disk is gone") from None
 
     with pytest.raises(OSError, match="the disk is gone"):
-        await import_people(database, Broken(), encryption=NO_KEYS, report=nothing_is_refused)
+        await import_people(database, Broken(), encryption=NO_KEYS, is_production=False, report=nothing_is_refused)
     stored = await read_users(database, UserModel.email)
     counts = await take(database, *content)
 
