@@ -1,5 +1,6 @@
 """Where a request comes from."""
 
+import re
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
@@ -16,6 +17,9 @@ _BROWSERS = {
     "Chrome": "Chrome",
     "Safari": "Safari",
 }
+
+# Who logs in writes it, and the owner reads it in an email: no domain, telephone number or sentence fits.
+_SHOWABLE = re.compile(r"[A-Za-z-]{1,20}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,12 @@ class RequestOrigin:
     @property
     def browser(self) -> str:
         """The family, whatever its version: an update makes no new place. Of what is no browser, the first product that
-        it names (RFC 9110, section 10.1.5)."""
+        it names (RFC 9110, section 10.1.5), if that is a plain word."""
         products = [product.partition("/")[0] for product in (self.user_agent or "").split()]
         known = next((name for token, name in _BROWSERS.items() if token in products), None)
-        return known or (products[0] if products else "unknown")
+        if known:
+            return known
+        return products[0] if products and _SHOWABLE.fullmatch(products[0]) else "unknown"
 
     def is_same_place(self, other: "RequestOrigin") -> bool:
         return (self.network, self.browser) == (other.network, other.browser)

@@ -10,8 +10,9 @@ from src.core.origin import RequestOrigin
 from src.db.base import utc_now
 from src.db.models import SessionModel
 from src.services.outbox import Dispatcher
+from src.services.purge import purge
 from tests.support.databases import execute
-from tests.support.service import Mailbox, MailingService, StartMailingService, connect
+from tests.support.service import Mailbox, MailingService, StartMailingService, connect, make_settings
 from tests.support.steps import create_account, post_log_in
 
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
@@ -78,6 +79,18 @@ async def test_after_thirty_days_a_place_is_new_again(mailing_service: MailingSe
     assert len(notices(mailing_service)) == 1
 
 
+async def test_no_purge_forgets_a_place_within_thirty_days(mailing_service: MailingService) -> None:
+    await create_account(mailing_service)
+    await log_in_from(mailing_service, "192.0.2.1")
+    lately = utc_now() - timedelta(days=29)
+    await execute(mailing_service.database, update(SessionModel).values(last_used_at=lately, revoked_at=lately))
+
+    await purge(mailing_service.database, make_settings())
+    await log_in_from(mailing_service, "192.0.2.1")
+
+    assert notices(mailing_service) == []
+
+
 async def test_it_can_be_switched_off(start_mailing_service: StartMailingService) -> None:
     service = await start_mailing_service(auth_notify_new_log_ins=False)
     await create_account(service)
@@ -107,6 +120,9 @@ async def test_many_new_places_are_no_flood_and_refuse_nobody(start_mailing_serv
         (SAFARI, "Safari"),
         ("curl/8.5.0", "curl"),
         ("python-httpx/0.28.1", "python-httpx"),
+        ("evil.example.com", "unknown"),
+        ("Call_+1-555-0100/1", "unknown"),
+        ("Your-account-is-closed-write-to-us/1", "unknown"),
         (None, "unknown"),
     ],
 )
