@@ -135,9 +135,15 @@ TOKEN_ERRORS: tuple[type[AppException], ...] = (
 )
 
 
+def _path_of(request: Request) -> str:
+    """Without the prefix under which a proxy may have put us."""
+    path: str = request.scope["path"]
+    return path.removeprefix(request.scope.get("root_path", ""))
+
+
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, AppException)  # noqa: S101 - Starlette's handlers are typed by Exception alone
-    return render_refusal(request, error) if is_page(request) else envelope(error, path=request.url.path)
+    return render_refusal(request, error) if is_page(request) else envelope(error, path=_path_of(request))
 
 
 async def _refuse_input(request: Request, error: Exception) -> Response:

@@ -48,6 +48,11 @@ def normalize_totp_secret(text: str) -> str:
     return secret.upper()
 
 
+def is_totp_code(code: str) -> bool:
+    """Whether it looks like one of an authenticator app: anything else may be a recovery code."""
+    return _TOTP_CODE.fullmatch(code.replace(" ", "")) is not None
+
+
 def find_step(secret: str, code: str, *, at: float | None = None) -> int | None:
     """The time step whose code this is, of the one at this time (in seconds since 1970; by default now) and one either
     way; `None` for a wrong code."""

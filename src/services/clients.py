@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NoReturn
 from uuid import UUID
 
 from src.core.callers import AuthenticatedClient, Operator, Scope
@@ -12,7 +13,6 @@ from src.core.exceptions import (
     InvalidScopeError,
     TooManyRequestsException,
 )
-from src.core.limits import Place
 from src.core.tokens import hash_token, new_token
 from src.db.base import utc_now
 from src.db.models import EventKind, ServiceClientModel
@@ -86,12 +86,9 @@ class ClientService(Service):
         signer = self.context.signer
         async with self.context.recording(EventKind.CLIENT_TOKEN) as event:
             audience = signer.choose_audience(resources)
-            client, places = await self._authenticate(event, client_id, client_secret)
+            client = await self._authenticate(event, client_id, client_secret)
             if not client.scopes.issuperset(scopes or ()):
-                await self.uow.rollback()
-                await self.context.limits.give_back(places)  # the secret was right
                 raise InvalidScopeError
-            await self.context.limits.give_back(places)
             await self.context.commit(event)
         asked = sorted(client.scopes.intersection(scopes or client.scopes))
         token = signer.sign_service_access(client.client_id, asked, audience=audience)
@@ -104,29 +101,32 @@ class ClientService(Service):
         Raises `InvalidClientError`, and `TooManyRequestsException` after too many wrong secrets.
         """
         async with self.context.recording(EventKind.CLIENT_TOKEN) as event:
-            client, places = await self._authenticate(event, client_id, client_secret)
-            await self.context.limits.give_back(places)
+            client = await self._authenticate(event, client_id, client_secret)
             await self.context.commit()
             return client
 
-    async def _authenticate(
-        self, event: AuditEvent, client_id: str, client_secret: str
-    ) -> tuple[AuthenticatedClient, Sequence[Place]]:
-        """Begins the transaction. The places are to be given back once nothing else can be refused."""
+    async def _authenticate(self, event: AuditEvent, client_id: str, client_secret: str) -> AuthenticatedClient:
+        """Begins the transaction. Only a wrong secret takes a place: of right ones, many come at once, and nobody may
+        keep a service out by guessing."""
         id_ = _read_id(client_id)
+        if not await self.uow.clients.is_secret(id_, client_secret):
+            await self._refuse_guess(event, id_)
+        event.client_id = id_
+        await self.uow.begin()
+        granted = await self.uow.clients.authenticate_client(id_, client_secret)
+        if granted is None:  # it was revoked, or its secret rotated, meanwhile
+            raise InvalidClientError
+        return AuthenticatedClient(id_, frozenset(granted))
+
+    async def _refuse_guess(self, event: AuditEvent, id_: UUID) -> NoReturn:
         try:
-            places = await self.context.limits.take_client_guess(str(id_))
+            await self.context.limits.take_client_guess(str(id_))
         except TooManyRequestsException as refusal:
             if refusal.is_first:  # only that one leaves an event
                 event.client_id = await self._find_client_id(id_)
             raise
-        event.client_id = id_
-        await self.uow.begin()
-        granted = await self.uow.clients.authenticate_client(id_, client_secret)
-        if granted is None:
-            event.client_id = await self._find_client_id(id_)
-            raise InvalidClientError
-        return AuthenticatedClient(id_, frozenset(granted)), places
+        event.client_id = await self._find_client_id(id_)
+        raise InvalidClientError
 
     async def _find_client_id(self, id_: UUID) -> UUID | None:
         """For the event of a refusal: it names nobody where there is no such client."""

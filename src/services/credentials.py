@@ -17,7 +17,7 @@ from src.services.account_steps import erase_account, revoke_credentials
 from src.services.audit import AuditEvent
 from src.services.context import Service
 from src.services.outbox import issue_link
-from src.services.proofs import prove_second_factor, reauthorize, take_code, verify_password
+from src.services.proofs import prove_second_factor, reauthorize, require_code, take_code, verify_password
 
 
 class CredentialService(Service):
@@ -35,6 +35,7 @@ class CredentialService(Service):
         """
         async with self.context.recording(EventKind.PASSWORD_CHANGE, by=caller, user_id=caller.user_id) as event:
             await self._check_password(new_password, email=caller.email, field="new_password")
+            await require_code(self.context, caller, code)
             verified = await verify_password(self.context, caller, current_password)
             code_places = await take_code(self.context, caller, code)
             new_hash = await self.context.passwords.hash(new_password, kind=HashKind.ACCOUNT_CHANGE)
@@ -111,13 +112,14 @@ class CredentialService(Service):
             self._check_address(new_email, field="new_email")
             if new_email == caller.email:
                 raise ValidationException.for_field("new_email", "is your address already")
+            await require_code(self.context, caller, code)
             places = await self.context.limits.take_email(EventKind.EMAIL_CHANGE_REQUEST, new_email, is_anonymous=False)
             async with self.context.limits.given_back_on(AppException, places):
                 verified = await verify_password(self.context, caller, current_password)
                 code_places = await take_code(self.context, caller, code)
-            await self.uow.begin()
-            await reauthorize(self.context, caller, verified)
-            await prove_second_factor(self.context, caller, code, code_places)
+                await self.uow.begin()
+                await reauthorize(self.context, caller, verified)
+                await prove_second_factor(self.context, caller, code, code_places)
             url = None
             if self.settings.auth_return_token_in_response:
                 url = await self._respond_with_change_link(caller, new_email)
@@ -170,6 +172,7 @@ class CredentialService(Service):
         Raises `LastAdminError` if nobody else is an active administrator.
         """
         async with self.context.recording(EventKind.ACCOUNT_DELETION, by=caller, user_id=caller.user_id) as event:
+            await require_code(self.context, caller, code)
             verified = await verify_password(self.context, caller, current_password)
             code_places = await take_code(self.context, caller, code)
             await self.uow.begin()

@@ -95,17 +95,18 @@ class RateLimiter:
         self._blocked.remove([here.key])
         await self._uow.limits.mark(self._key("proof", email, self._origin), ORIGIN_KNOWN_FOR)
 
-    async def take_client_guess(self, client_id: str) -> Sequence[Place]:
-        """For a guess at the secret of a client. It is random, so that many who guess together do not matter."""
+    async def take_client_guess(self, client_id: str) -> None:
+        """For a wrong guess at the secret of a client. It is random, so that many who guess together do not matter."""
         here = self._place(self._settings.rate_limit_failures_per_account_and_origin, "secret", client_id, self._origin)
         await self._take(here, self._request)
-        return [here]
 
-    async def take_code(self, user_id: UUID, *, is_anonymous: bool = True) -> Sequence[Place]:
+    async def take_code(self, user_id: UUID, *, in_session: bool) -> Sequence[Place]:
         """For a guess at a code of somebody's second factor. It counts from wherever it comes: six digits bear few
-        guesses, and who may guess has proved the password, so no stranger can lock the owner out."""
-        anywhere = self._place(self._settings.rate_limit_codes_per_account, "code", str(user_id))
-        await self._take(*([self._request] if is_anonymous else []), anywhere)
+        guesses. At a log-in only who has proved the password may guess; those guesses, and those in a session, are
+        counted apart: who has stolen one of the two must not use up what the owner needs with the other."""
+        whose = "session code" if in_session else "code"
+        anywhere = self._place(self._settings.rate_limit_codes_per_account, whose, str(user_id))
+        await self._take(anywhere)
         return [anywhere]
 
     async def give_back(self, places: Sequence[Place]) -> None:
@@ -116,10 +117,11 @@ class RateLimiter:
 
     @asynccontextmanager
     async def given_back_on(self, refusal: type[AppException], places: Sequence[Place]) -> AsyncGenerator[None, None]:
-        """For what may be refused before it has done what the places are for. No transaction may be open."""
+        """For what may be refused before it has done what the places are for. What it has begun is rolled back."""
         try:
             yield
         except refusal:
+            await self._uow.rollback()
             await self.give_back(places)
             raise
 

@@ -18,7 +18,7 @@ from src.core.exceptions import (
 from src.core.hash_pool import HashKind
 from src.core.kinds import EmailKind
 from src.core.limits import Place
-from src.core.second_factor import find_step
+from src.core.second_factor import find_step, is_totp_code
 from src.db.base import utc_now
 from src.db.models import SecondFactorModel
 from src.services.context import Context
@@ -58,6 +58,13 @@ async def reauthorize(context: Context, caller: AuthenticatedUser, verified: Ver
     await context.limits.give_back(verified.places)
 
 
+async def require_code(context: Context, caller: AuthenticatedUser, code: str | None) -> None:
+    """As `prove_second_factor` without a code, before a right password could count as a wrong guess."""
+    is_missing = code is None and not _is_recent(context, caller.second_factor_at)
+    if is_missing and await context.uow.second_factors.is_set(caller.user_id):
+        raise SecondFactorRequiredError
+
+
 async def prove_second_factor(
     context: Context, caller: AuthenticatedUser, code: str | None, places: Sequence[Place]
 ) -> None:
@@ -66,9 +73,8 @@ async def prove_second_factor(
 
     Raises `SecondFactorRequiredError` without either, and `WrongCodeError`.
     """
+    await require_code(context, caller, code)
     factor = await context.uow.second_factors.find_confirmed(caller.user_id)
-    if factor and code is None and not _is_recent(context, caller.second_factor_at):
-        raise SecondFactorRequiredError
     if factor and code is not None:
         if not await consume_code(context, factor, code, email=caller.email):
             raise WrongCodeError
@@ -78,7 +84,7 @@ async def prove_second_factor(
 
 async def take_code(context: Context, caller: AuthenticatedUser, code: str | None) -> Sequence[Place]:
     """The places of a guess at a code, if there is one; no transaction may be open."""
-    return [] if code is None else await context.limits.take_code(caller.user_id, is_anonymous=False)
+    return [] if code is None else await context.limits.take_code(caller.user_id, in_session=True)
 
 
 async def consume_code(context: Context, factor: SecondFactorModel, code: str, *, email: str) -> bool:
@@ -88,9 +94,9 @@ async def consume_code(context: Context, factor: SecondFactorModel, code: str, *
     Raises `ServiceUnavailableException` where the secret cannot be decrypted.
     """
     user_id, factors = factor.user_id, context.uow.second_factors
-    step = find_step(read_secret(context, factor), code)
-    if step is not None:
-        return await factors.claim_step(user_id, step)
+    if is_totp_code(code):
+        step = find_step(read_secret(context, factor), code)
+        return step is not None and await factors.claim_step(user_id, step)
     if not await factors.consume_recovery_code(user_id, code):
         return False
     left = await factors.count_recovery_codes(user_id)

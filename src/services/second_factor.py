@@ -13,7 +13,7 @@ from src.core.exceptions import (
     SecondFactorSetError,
     WrongCodeError,
 )
-from src.core.kinds import EmailKind
+from src.core.kinds import EmailKind, TokenPurpose
 from src.core.second_factor import draw_qr_code, find_step, new_recovery_codes, new_totp_secret, otpauth_uri
 from src.db.base import utc_now
 from src.db.models import EventKind, SecondFactorModel
@@ -67,7 +67,7 @@ class SecondFactorService(Service):
         """
         async with self.context.recording(EventKind.SECOND_FACTOR_SET_UP, by=caller, user_id=caller.user_id) as event:
             require_fresh_proof(self.context, caller)
-            places = await self.context.limits.take_code(caller.user_id, is_anonymous=False)
+            places = await self.context.limits.take_code(caller.user_id, in_session=True)
             await self._begin(caller)
             factor = await self._get_unconfirmed(caller.user_id)
             step = find_step(read_secret(self.context, factor), code)
@@ -102,6 +102,7 @@ class SecondFactorService(Service):
         async with self.context.recording(EventKind.SECOND_FACTOR_REMOVAL, by=caller, user_id=caller.user_id) as event:
             await self._begin_change(caller)
             await self.uow.second_factors.remove(caller.user_id)
+            await self.uow.tokens.revoke(caller.user_id, TokenPurpose.SECOND_FACTOR)  # or they would wait for the next
             await self.context.notify(EmailKind.SECOND_FACTOR_REMOVED, to=caller.email, user_id=caller.user_id)
             await self.context.commit(event)
 

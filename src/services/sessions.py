@@ -29,7 +29,7 @@ from src.db.models import EventKind, SessionModel, UserModel
 from src.db.repositories import RotatedSession
 from src.services.audit import AuditEvent
 from src.services.context import Service
-from src.services.proofs import consume_code, prove_second_factor, reauthorize, take_code, verify_password
+from src.services.proofs import consume_code, prove_second_factor, reauthorize, require_code, take_code, verify_password
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +78,10 @@ class SessionService(Service):
         """
         audience = self.context.signer.choose_audience(resources)
         async with self.context.recording(EventKind.LOG_IN) as event:
-            verified = await self._verify(email, password, event)
+            verified = await self._verify(email, password, event, has_code=code is not None)
             owner, places = verified.owner, verified.places
             if code is not None:
-                places = [*places, *await self.context.limits.take_code(owner.id, is_anonymous=False)]
+                places = [*places, *await self.context.limits.take_code(owner.id, in_session=False)]
             await self.uow.begin()
             await self.uow.users.lock_users(owner.id)
             factor = await self.uow.second_factors.find_confirmed(owner.id)
@@ -114,25 +114,17 @@ class SessionService(Service):
             if owner is None:
                 raise InvalidSecondFactorTokenError
             event.user_id = owner.id
-            places = await self.context.limits.take_code(owner.id, is_anonymous=False)
-            await self.uow.begin()
-            await self.uow.users.lock_users(owner.id)
-            factor = await self.uow.second_factors.find_confirmed(owner.id)
-            if factor is None:
-                raise InvalidSecondFactorTokenError
-            if await consume_code(self.context, factor, code, email=owner.email):
-                seen = owner.hashed_password
-                is_good = await self.uow.tokens.consume(token, TokenPurpose.SECOND_FACTOR)
-                if not is_good or not await self.uow.users.record_login(owner.id, seen_hash=seen, new_hash=seen):
-                    raise InvalidSecondFactorTokenError
-                session = await self._start_session(owner, by_code=True)
+            places = await self.context.limits.take_code(owner.id, in_session=False)
+            async with self.context.limits.given_back_on(ServiceUnavailableException, places):
+                await self.uow.begin()
+                session = await self._start_session_by_code(owner, token, code)
+            if session:
                 await self.context.limits.give_back([*places, *self.context.limits.guess_places(owner.email)])
                 event.set_actor(owner.id)
-                await self.context.commit(event)
-                return self._pair(session, session.id, session.generation, self.context.signer.audience)
-            await self.uow.tokens.count_failure(token, TokenPurpose.SECOND_FACTOR)
-            await self.context.commit(event, failure=InvalidCodeError.code)
-        raise InvalidCodeError
+            await self.context.commit(event, failure=None if session else InvalidCodeError.code)
+        if session is None:
+            raise InvalidCodeError
+        return self._pair(session, session.id, session.generation, self.context.signer.audience)
 
     async def refresh(self, refresh_token: str, *, resources: Sequence[str] = ()) -> TokenPair:
         """Exchange a refresh token for the next one.
@@ -232,14 +224,17 @@ class SessionService(Service):
         """Prove once more who the caller is, by the password or by a code of the second factor, for what needs a recent
         proof in this session.
 
-        Raises `WrongPasswordError`, `WrongCodeError`, `SecondFactorNotSetError`, and `InvalidAccessTokenError` if the
-        session has ended meanwhile.
+        Raises `WrongPasswordError`, `WrongCodeError`, `SecondFactorNotSetError`, `SecondFactorRequiredError` for the
+        password alone where a factor is set, and `InvalidAccessTokenError` if the session has ended meanwhile.
         """
         async with self.context.recording(EventKind.REAUTHENTICATION, by=caller, user_id=caller.user_id) as event:
             if password is not None:
+                await require_code(self.context, caller, None)
                 verified = await verify_password(self.context, caller, password)
                 await self.uow.begin()
                 await reauthorize(self.context, caller, verified)
+                # Else a thief of an administrator's session and password could make another, who resets the factor.
+                await prove_second_factor(self.context, caller, None, [])
             else:
                 code_places = await take_code(self.context, caller, code)
                 await self.uow.begin()
@@ -251,7 +246,7 @@ class SessionService(Service):
                 raise InvalidAccessTokenError
             await self.context.commit(event)
 
-    async def _verify(self, email: str, password: str, event: AuditEvent) -> _Verified:
+    async def _verify(self, email: str, password: str, event: AuditEvent, *, has_code: bool) -> _Verified:
         """Raises `InvalidCredentialsError`, after the same work for whatever reason."""
         passwords = self.context.passwords
         event.address = email
@@ -267,9 +262,28 @@ class SessionService(Service):
             if owner is None or not owner.is_active or not is_right:
                 raise InvalidCredentialsError
             new_hash = owner.hashed_password
-            if needs_rehash(owner.hashed_password, self.settings.auth_bcrypt_rounds):
+            # Not where a code is still missing: until then nothing changes.
+            is_due = needs_rehash(owner.hashed_password, self.settings.auth_bcrypt_rounds)
+            if is_due and (has_code or not await self.uow.second_factors.is_set(owner.id)):
                 new_hash = await passwords.hash(password, kind=HashKind.LOG_IN)
         return _Verified(owner, new_hash, places)
+
+    async def _start_session_by_code(self, owner: UserModel, token: str, code: str) -> SessionModel | None:
+        """`None` for a wrong code, which counts against the token. Raises `InvalidSecondFactorTokenError`."""
+        await self.uow.users.lock_users(owner.id)
+        # Others may have used or ended it meanwhile: then no code is looked at, or they would learn which one is right.
+        is_usable = await self.uow.tokens.find_user(token, TokenPurpose.SECOND_FACTOR) is not None
+        factor = await self.uow.second_factors.find_confirmed(owner.id)
+        if not is_usable or factor is None:
+            raise InvalidSecondFactorTokenError
+        if not await consume_code(self.context, factor, code, email=owner.email):
+            await self.uow.tokens.count_failure(token, TokenPurpose.SECOND_FACTOR)
+            return None
+        await self.uow.tokens.consume(token, TokenPurpose.SECOND_FACTOR)
+        seen = owner.hashed_password
+        if not await self.uow.users.record_login(owner.id, seen_hash=seen, new_hash=seen):
+            raise InvalidSecondFactorTokenError
+        return await self._start_session(owner, by_code=True)
 
     async def _issue_second_factor_token(self, owner: UserModel) -> str:
         """Raises `InvalidCredentialsError` if the password has changed, or the account has been disabled or deleted,
@@ -288,8 +302,7 @@ class SessionService(Service):
             return False
         event.set_actor(session.user_id)
         await self.uow.users.lock_users(session.user_id)
-        await self.uow.sessions.revoke(session.id)
-        return True
+        return await self.uow.sessions.revoke(session.id)
 
     def _find_session_id(self, token: str) -> UUID | None:
         signer = self.context.signer

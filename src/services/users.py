@@ -169,7 +169,7 @@ class UserService(Service):
             user = await self._begin(caller, user_id)
             if not await self.uow.second_factors.remove(user_id):
                 raise SecondFactorNotSetError
-            await self.uow.sessions.revoke_all(user_id)
+            await revoke_credentials(self.uow, user_id)
             await self.context.outbox.queue(
                 EmailKind.SECOND_FACTOR_REMOVED, to=user.email, user_id=user_id, where=None, asked_by="administrator"
             )
@@ -209,6 +209,8 @@ class UserService(Service):
         user = await self.uow.users.find_invitation(email)
         if user:
             _require_rank(caller, user)
+            if user.is_admin != is_admin:
+                require_fresh_proof(self.context, caller)
             await revoke_credentials(self.uow, user.id)
             await self.uow.users.update(user.id, {"name": name, "is_admin": is_admin})
             return user

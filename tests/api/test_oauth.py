@@ -1,5 +1,6 @@
 """OAuth 2.0: grants, refusals, revocation, introspection and resources, as its libraries expect them."""
 
+import asyncio
 import re
 from base64 import b64encode
 from datetime import timedelta
@@ -21,7 +22,7 @@ from src.db.models import AuditEventModel, EventKind, SessionModel
 from src.services.clients import ClientSecret
 from tests.support.databases import execute
 from tests.support.factories import add_logged_in
-from tests.support.service import Service, StartService, clients_of
+from tests.support.service import Service, StartService, clients_of, connect
 from tests.support.steps import (
     PASSWORD,
     LoggedIn,
@@ -449,3 +450,44 @@ class TestAuthlib:
 async def kinds_of_events(database: AsyncDatabaseManager) -> list[EventKind]:
     async with database.session() as session:
         return list(await session.scalars(select(AuditEventModel.kind).order_by(AuditEventModel.id)))
+
+
+class TestRightSecrets:
+    async def test_may_be_as_many_at_once_as_they_are(self, service: Service, gateway: ClientSecret) -> None:
+        answers = await asyncio.gather(*(introspect(service, "x", gateway) for _ in range(20)))
+
+        assert answers == [{"active": False}] * 20
+
+    async def test_work_while_somebody_guesses(self, service: Service, gateway: ClientSecret) -> None:
+        for _ in range(11):
+            guess = await post_client_credentials(service, gateway, client_secret="wrong")
+
+        assert guess.status_code == 429
+        assert (await post_client_credentials(service, gateway)).status_code == 200
+
+
+@pytest.mark.parametrize("path", sorted(OAUTH_PATHS))
+async def test_forms_of_other_sites_are_refused(service: Service, path: str) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
+
+    response = await service.client.post(path, data={"token": "x"}, headers=headers)
+
+    assert oauth_refusal(response) == (403, "invalid_request", "FOREIGN_ORIGIN")
+
+
+async def test_below_the_prefix_of_a_proxy_refusals_have_the_same_words(service: Service) -> None:
+    async with connect(service.app, root_path="/accounts") as client:
+        response = await client.post("/accounts/auth/token", data={"grant_type": "password"})
+
+    assert oauth_refusal(response) == (400, "invalid_request", "VALIDATION_ERROR")
+
+
+@pytest.mark.slow
+async def test_revocations_at_once_leave_one_event(
+    service: Service, ana: LoggedIn, database: AsyncDatabaseManager
+) -> None:
+    await asyncio.gather(*(revoke(service, ana.refresh_token) for _ in range(8)))
+
+    async with database.session() as session:
+        query = select(AuditEventModel).where(AuditEventModel.kind == EventKind.LOG_OUT)
+        assert len((await session.scalars(query)).all()) == 1

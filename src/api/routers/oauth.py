@@ -46,7 +46,9 @@ async def _refuse_repetition(request: Request) -> None:
         raise BadRequestException("A parameter was sent more than once.")
 
 
-router = APIRouter(prefix="/auth", tags=["OAuth 2.0"], dependencies=[Depends(_refuse_repetition)])
+router = APIRouter(
+    prefix="/auth", tags=["OAuth 2.0"], dependencies=[Depends(refuse_other_sites), Depends(_refuse_repetition)]
+)
 
 
 class _BasicHeader(SecurityBase):
@@ -78,7 +80,7 @@ _OR_IN_THE_FORM: dict[str, Any] = {"security": [{}]}
 
 @router.post(
     "/token",
-    dependencies=[IN_STEPS, Depends(refuse_other_sites)],
+    dependencies=[IN_STEPS],
     openapi_extra=_OR_IN_THE_FORM,
     responses=document_oauth(
         ValidationException,
@@ -132,7 +134,7 @@ async def issue_token(
     "/revoke",
     response_class=Response,
     openapi_extra=_OR_IN_THE_FORM,
-    responses=document_oauth(ValidationException, InvalidClientError, TooManyRequestsException),
+    responses=document_oauth(ValidationException, InvalidClientError, ForeignOriginError, TooManyRequestsException),
 )
 async def revoke_token(form: Annotated[TokenForm, Form()], basic: BasicHeader, context: ContextDep) -> Response:
     """End the session of a refresh token, or of an access token of ours (RFC 7009).
@@ -156,6 +158,7 @@ async def revoke_token(form: Annotated[TokenForm, Form()], basic: BasicHeader, c
         InvalidClientError,
         InvalidAccessTokenError,
         ForbiddenException,
+        ForeignOriginError,
         InsufficientScopeError,
         TooManyRequestsException,
     ),

@@ -129,12 +129,17 @@ async def log_out(
     "/reauthenticate",
     status_code=204,
     responses=document(
-        *LIMITED_BODY_ERRORS, *TOKEN_ERRORS, WrongPasswordError, WrongCodeError, SecondFactorNotSetError
+        *LIMITED_BODY_ERRORS,
+        *TOKEN_ERRORS,
+        WrongPasswordError,
+        WrongCodeError,
+        SecondFactorRequiredError,
+        SecondFactorNotSetError,
     ),
 )
 async def reauthenticate(body: ReauthenticateRequest, context: ContextDep, caller: SettingUpUser) -> None:
-    """Prove again who you are, by the password or by a code of the second factor, before what answers 403
-    `REAUTHENTICATION_REQUIRED`. It holds for this session, for fifteen minutes (`AUTH_REAUTHENTICATION_SECONDS`).
+    """Prove again who you are, by a code of the second factor, or by the password where none is set, before what answers
+    403 `REAUTHENTICATION_REQUIRED`. It holds for this session, for fifteen minutes (`AUTH_REAUTHENTICATION_SECONDS`).
 
     Access tokens tell of it (`auth_time`, `amr`) from the next refresh on.
     """

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import ClassVar
 from uuid import UUID
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 
 from src.core.exceptions import AppException, ClientNameTakenError, ClientNotFoundError
 from src.core.tokens import hash_token
@@ -43,18 +43,17 @@ class ServiceClientRepository(BaseRepository[ServiceClientModel]):
             query = query.with_for_update(read=True)
         return await self._session.scalar(query) is not None
 
+    async def is_secret(self, client_id: UUID, secret: str) -> bool:
+        """Whether it is the secret of this live client."""
+        query = select(ServiceClientModel.id).where(*_is_authenticated(client_id, secret))
+        return await self._session.scalar(query.execution_options(is_plain=True)) is not None
+
     async def authenticate_client(self, client_id: UUID, secret: str) -> Sequence[str] | None:
         """The scopes of a live client whose secret this is, and note that it was used; `None` for any other."""
-        now = utc_now()
-        hash_ = hash_token(secret)
-        is_its_secret = or_(
-            ServiceClientModel.secret_hash == hash_,
-            and_(ServiceClientModel.previous_secret_hash == hash_, ServiceClientModel.previous_expires_at > now),
-        )
         statement = (
             update(ServiceClientModel)
-            .where(ServiceClientModel.id == client_id, ServiceClientModel.revoked_at.is_(None), is_its_secret)
-            .values(last_used_at=now)
+            .where(*_is_authenticated(client_id, secret))
+            .values(last_used_at=utc_now())
             .returning(ServiceClientModel.scopes)
         )
         return (await self._session.scalars(statement)).one_or_none()
@@ -76,3 +75,15 @@ class ServiceClientRepository(BaseRepository[ServiceClientModel]):
         await self._session.execute(
             update(ServiceClientModel).where(ServiceClientModel.id == client_id).values(revoked_at=utc_now())
         )
+
+
+def _is_authenticated(client_id: UUID, secret: str) -> tuple[ColumnElement[bool], ...]:
+    hash_ = hash_token(secret)
+    is_previous = and_(
+        ServiceClientModel.previous_secret_hash == hash_, ServiceClientModel.previous_expires_at > utc_now()
+    )
+    return (
+        ServiceClientModel.id == client_id,
+        ServiceClientModel.revoked_at.is_(None),
+        or_(ServiceClientModel.secret_hash == hash_, is_previous),
+    )

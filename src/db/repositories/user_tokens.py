@@ -90,6 +90,11 @@ class UserTokenRepository(BaseRepository[UserTokenModel]):
         ended = await self._session.scalars(statement.returning(UserTokenModel.token_hash))
         return hash_token(token) in ended.all()
 
+    async def revoke(self, user_id: UUID, purpose: TokenPurpose) -> None:
+        """Revoke the tokens of a user for one purpose."""
+        whose = (UserTokenModel.user_id == user_id, UserTokenModel.purpose == purpose)
+        await self._count_changed(delete(UserTokenModel).where(*whose))
+
     async def revoke_all(self, user_id: UUID, *, keep: TokenPurpose | None = None) -> None:
         """Revoke every link of a user, but for those of the purpose to keep."""
         kept = () if keep is None else (UserTokenModel.purpose != keep,)
