@@ -139,7 +139,8 @@ async def log_out(
 )
 async def reauthenticate(body: ReauthenticateRequest, context: ContextDep, caller: SettingUpUser) -> None:
     """Prove again who you are, by a code of the second factor, or by the password where none is set, before what
-    answers 403 `REAUTHENTICATION_REQUIRED`. It holds for this session, for fifteen minutes (`AUTH_REAUTHENTICATION_SECONDS`).
+    answers 403 `REAUTHENTICATION_REQUIRED`. It holds for this session, for fifteen minutes
+    (`AUTH_REAUTHENTICATION_SECONDS`).
 
     Access tokens tell of it (`auth_time`, `amr`) from the next refresh on.
     """
