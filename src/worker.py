@@ -4,9 +4,9 @@ As many as one likes may run beside each other and beside the services.
 """
 
 import asyncio
-import logging
 import signal
 import sys
+from logging.config import dictConfig
 
 from src.core.settings import get_settings
 from src.db.database import AsyncDatabaseManager
@@ -32,5 +32,5 @@ async def work() -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(name)s: %(message)s")
+    dictConfig(get_settings().log_config)
     asyncio.run(work())

@@ -349,7 +349,7 @@ async def test_no_table_and_no_log_holds_a_usable_link_token_or_password_at_any_
     environment = wiring(database_url, MailServer())
     with (
         MailServer() as server,
-        run_service(tmp_path, "--log-level", "debug", **environment | {"SMTP_PORT": str(server.port)}) as service,
+        run_service(tmp_path, **environment | {"SMTP_PORT": str(server.port), "LOG_LEVEL": "debug"}) as service,
     ):
         service.wait_until_ready()
         async with httpx.AsyncClient(base_url=service.url) as client:
@@ -391,7 +391,7 @@ async def test_no_table_no_log_and_no_email_holds_anything_of_a_second_factor(
     wrong_code = "canary-of-a-wrong-code"
     with (
         MailServer() as server,
-        run_service(tmp_path, "--log-level", "debug", **wiring(database_url, server)) as service,
+        run_service(tmp_path, **wiring(database_url, server), LOG_LEVEL="debug", LOG_FORMAT="json") as service,
     ):
         service.wait_until_ready()
         async with httpx.AsyncClient(base_url=service.url) as client:

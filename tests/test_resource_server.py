@@ -46,7 +46,7 @@ class Pair:
         return httpx.get(f"{self.resource_server.url}/profile", headers={"Authorization": f"Bearer {token}"})
 
     def count_key_requests(self) -> int:
-        return self.issuer.log.count("GET /.well-known/jwks.json")
+        return self.issuer.log.count("GET /.well-known/jwks.json 200")
 
 
 @pytest.fixture(scope="module")
@@ -150,13 +150,13 @@ def test_after_a_rotation_old_and_new_tokens_are_understood(pair: Pair, ana: Log
 
 class TestProfile:
     def test_it_reads_users_with_its_own_credentials_and_one_token(self, pair: Pair, ana: LoggedIn) -> None:
-        before = pair.issuer.log.count("POST /auth/token")
+        before = pair.issuer.log.count("POST /auth/token 200")
 
         responses = [pair.profile(ana.access_token) for _ in range(3)]
 
         expected = {"user_id": ana.user_id, "email": CREDENTIALS["email"], "name": None}
         assert [(response.status_code, response.json()) for response in responses] == [(200, expected)] * 3
-        assert pair.issuer.log.count("POST /auth/token") - before == 1
+        assert pair.issuer.log.count("POST /auth/token 200") - before == 1
 
     def test_its_own_token_is_nobodys_log_in(self, pair: Pair) -> None:
         client = json.loads(

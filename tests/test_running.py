@@ -1,8 +1,11 @@
 """The service as people run it: real processes, real sockets."""
 
 import asyncio
+import json
 import signal
+import socket
 import sqlite3
+import struct
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -244,8 +247,40 @@ def test_a_migration_that_fails_stops_the_start_under_its_traceback(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_the_log_holds_no_password_token_link_or_hash(database_url: str, tmp_path: Path) -> None:
-    with run_service(tmp_path, "--log-level", "trace", DATABASE_URL=database_url) as service:
+def test_production_logs_json_from_the_first_line_to_the_last(production: dict[str, str], tmp_path: Path) -> None:
+    with run_service(tmp_path, **production) as service:
+        service.wait_until_ready()
+        httpx.get(f"{service.url}/health/live", headers={"X-Request-ID": "the-id"})
+        service.send(signal.SIGTERM)
+
+        lines = [json.loads(line) for line in service.log.splitlines()]
+
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    assert "Started server process" in lines[0]["message"]
+    assert [line["route"] for line in lines if line.get("request_id") == "the-id"] == ["/health/live"]
+
+
+@pytest.mark.slow
+def test_clients_that_pipeline_and_leave_are_no_errors(tmp_path: Path) -> None:
+    get = b"GET /health/ready HTTP/1.1\r\nHost: test\r\n\r\n"
+    with run_service(tmp_path, DATABASE_URL=f"sqlite:///{tmp_path}/users.db") as service:
+        service.wait_until_ready()
+        for pause in (0, 0.005, 0.02) * 20:
+            with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2]))) as client:
+                client.sendall(get * 20)
+                time.sleep(pause)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leave by a reset
+        service.send(signal.SIGTERM)
+
+        assert "GET /health/ready 200" in service.log
+        assert "ERROR" not in service.log
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.slow
+def test_the_log_holds_no_password_token_link_or_hash(database_url: str, tmp_path: Path, log_format: str) -> None:
+    settings = {"DATABASE_URL": database_url, "LOG_LEVEL": "debug", "LOG_FORMAT": log_format}
+    with run_service(tmp_path, "--log-level", "trace", **settings) as service:
         service.wait_until_ready()
         with httpx.Client(base_url=service.url) as client:
             body = {"email": "ana@example.com", "password": "canary-of-a-password"}
@@ -257,6 +292,6 @@ def test_the_log_holds_no_password_token_link_or_hash(database_url: str, tmp_pat
             client.post("/activate", data={"token": token})
             client.post("/auth/activate", json={"token": token})
 
-        assert '"GET /activate HTTP/1.1" 200' in service.log
+        assert "GET /activate 200" in service.log
         for secret in ("canary-of-a-password", token, "token=", "bcrypt"):
             assert secret not in service.log

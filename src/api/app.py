@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from inspect import isawaitable
+from logging.config import dictConfig
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -15,9 +16,9 @@ from src.api.dependencies import db, get_email_utils, runtime_of
 from src.api.errors import document
 from src.api.middleware import (
     BodyLimitMiddleware,
-    DropQuery,
     ErrorMiddleware,
     ForwardedCheck,
+    RequestLimit,
     RequestMiddleware,
     StartupChecks,
     StartupRefused,
@@ -109,8 +110,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(module.router)
     if settings.has_api_docs:
         app.add_api_route("/", _home, include_in_schema=False)
-    logging.getLogger("uvicorn.access").addFilter(_drop_query)
-    logging.getLogger("uvicorn.asgi").setLevel(logging.WARNING)  # at its level "trace" it prints queries, and so tokens
     return app
 
 
@@ -126,6 +125,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """From the inside out."""
     app.add_middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(ErrorMiddleware)
+    app.add_middleware(RequestLimit, max_requests=settings.server_max_requests)
     if settings.cors_allowed_origins:
         from src.api import cross_origin
 
@@ -135,16 +135,12 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(StartupChecks, check=lambda: _check_start(app))
 
 
-_drop_query = DropQuery()
-
-
 async def _home() -> RedirectResponse:
     return RedirectResponse(DOCS_PATH)
 
 
 async def _check_start(app: FastAPI) -> None:
     """Refuse what cannot work or is unsafe, and migrate what may be migrated. Raises `StartupRefused`."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(name)s: %(message)s")
     if _has_test_database(app):
         return
     runtime = runtime_of(app)
@@ -235,3 +231,5 @@ def _check_files(paths: Iterable[Path]) -> None:
 
 
 app = create_app()
+if logging.getLogger("uvicorn").handlers:  # uvicorn loads us, and would print its lines in a form of its own
+    dictConfig(get_settings().log_config)

@@ -45,8 +45,8 @@ STEPS_OF_A_REFUSAL = 10
 SessionDep = Annotated[AsyncSession, Depends(db.session_dependency, scope="function")]
 
 
-async def get_unit_of_work(session: SessionDep) -> UnitOfWork:
-    return UnitOfWork(session)
+async def get_unit_of_work(request: Request, session: SessionDep) -> UnitOfWork:
+    return UnitOfWork(session, request.is_disconnected)
 
 
 UnitOfWorkDep = Annotated[UnitOfWork, Depends(get_unit_of_work)]
@@ -77,7 +77,7 @@ async def get_context(
     runtime: RuntimeDep,
     email: Annotated[SendsEmail | None, Depends(get_email_utils)],
 ) -> Context:
-    return Context.new(runtime, uow, email=email, origin=origin_of(request), is_disconnected=request.is_disconnected)
+    return Context.new(runtime, uow, email=email, origin=origin_of(request))
 
 
 ContextDep = Annotated[Context, Depends(get_context)]
@@ -174,6 +174,7 @@ class BearerToken(SecurityBase):
             caller = await uow.sessions.find_caller(claims.user_id, claims.session_id)
         if caller is None:
             raise InvalidAccessTokenError
+        request.state.caller = caller  # for the log
         if not self._is_for_set_up and await self._lacks_second_factor(caller, request, uow):
             raise SecondFactorNeededError
         return caller

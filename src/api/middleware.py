@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import time
 import traceback
 from collections.abc import Awaitable, Callable
 from uuid import uuid4
@@ -12,9 +13,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.api.errors import envelope, log_line
+from src.core.callers import AuthenticatedClient, AuthenticatedUser
 from src.core.exceptions import AppException, ServiceUnavailableException
+from src.core.logs import client_has_left, request_id
 
 log = logging.getLogger(__name__)
+
+LIVENESS_PATH = "/health/live"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # anything else could forge lines in the log
 
@@ -28,9 +33,9 @@ _HSTS = {"Strict-Transport-Security": "max-age=31536000"}
 
 
 class RequestMiddleware:
-    """Names each request, and sets the headers that all answers carry.
+    """Names each request, sets the headers that all answers carry, and writes the request's line in the log.
 
-    The id is the caller's `X-Request-ID` or a new one; it stands in the answer and in the log.
+    The id is the caller's `X-Request-ID` or a new one; it stands in the answer and in every line of the log.
     """
 
     def __init__(self, app: ASGIApp, *, is_https: bool) -> None:
@@ -41,24 +46,84 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_head = scope["method"] == "HEAD"
+        method, started_at = scope["method"], time.perf_counter()
+        is_head = method == "HEAD"
         if is_head:  # RFC 9110, section 9.3.2: the answer of GET, without its body
             scope = {**scope, "method": "GET"}
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        id_ = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+        scope.setdefault("state", {})
+        request_id.set(id_)
+        status: int | None = None
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
+                headers["X-Request-ID"] = id_
                 for name, value in self._default_headers.items():
                     headers.setdefault(name, value)
             if is_head and message["type"] == "http.response.body":
                 message = {**message, "body": b""}
-            await send(message)
+            await _send_if_connected(send, message)
 
-        await self._app(scope, receive, send_with_headers)
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            _log_request(scope, method, status, time.perf_counter() - started_at)
+
+
+async def _send_if_connected(send: Send, message: Message) -> None:
+    try:
+        await send(message)
+    except RuntimeError as error:
+        # uvicorn answers what was pipelined behind a connection that has been closed, and uvloop refuses to write.
+        if "closed" not in str(error):
+            raise
+        client_has_left.set(True)
+        log.debug("The client has left before its answer")
+
+
+def _log_request(scope: Scope, method: str, status: int | None, seconds: float) -> None:
+    """The route's template rather than the path, and never the query: either may hold what is secret or personal."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    milliseconds = round(seconds * 1000, 1)
+    route: str | None = getattr(scope.get("route"), "path", None)
+    fields = {"method": method, "route": route, "status": status, "milliseconds": milliseconds}
+    match scope["state"].get("caller"):
+        case AuthenticatedUser(user=user):
+            fields["user_id"] = str(user.id)
+        case AuthenticatedClient(client_id=client_id):
+            fields["client_id"] = str(client_id)
+    who = fields.get("user_id") or fields.get("client_id") or "nobody"
+    log.info("%s %s %s in %s ms by %s", method, route, status, milliseconds, who, extra={"fields": fields})
+
+
+class RequestLimit:
+    """Refuses requests beyond a number at once with 503: they would only make all others wait longer.
+
+    Not `/health/live`: whoever restarts a service that does not answer would make things worse.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_requests: int) -> None:
+        self._app = app
+        self._max_requests = max_requests
+        self._running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) == LIVENESS_PATH:
+            await self._app(scope, receive, send)
+            return
+        if self._running >= self._max_requests:
+            await envelope(ServiceUnavailableException(), path=scope["path"])(scope, receive, send)
+            return
+        self._running += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._running -= 1
 
 
 class ErrorMiddleware:
@@ -85,10 +150,9 @@ class ErrorMiddleware:
             if not has_started:
                 await envelope(ServiceUnavailableException(), path=scope["path"])(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - the last resort, which must miss nothing
-            request_id = scope["state"]["request_id"]
-            log.error("Request %s failed\n%s", request_id, format_error(error))  # noqa: TRY400 - not the exception's text
+            log.error("The request failed\n%s", format_error(error))  # noqa: TRY400 - not the exception's text
             if not has_started:
-                refusal = AppException(details={"request_id": request_id})
+                refusal = AppException(details={"request_id": request_id.get()})
                 await envelope(refusal, path=scope["path"])(scope, receive, send)
 
 
@@ -152,16 +216,6 @@ class ForwardedCheck:
             "proxy, set FORWARDED_ALLOW_IPS: see docs/behind-a-proxy.md",
             host or "a unix socket",
         )
-
-
-class DropQuery(logging.Filter):
-    """Takes the query off the paths in uvicorn's access log: `?token=` would stand there in clear."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple) and len(record.args) == 5:
-            client, method, path, version, status = record.args
-            record.args = (client, method, str(path).partition("?")[0], version, status)
-        return True
 
 
 class StartupChecks:

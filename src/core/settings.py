@@ -4,13 +4,14 @@ import os
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, HttpUrl, PlainValidator, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from src.core.limits import Rate
+from src.core.logs import LogFormat, LogLevel, log_config
 
 DAY = 24 * 60 * 60
 LEAST_BCRYPT_ROUNDS = 10  # OWASP's password storage cheat sheet
@@ -126,6 +127,9 @@ class Settings(BaseSettings):
 
     app_env: Literal["development", "test", "production"] = "development"
     server_public_url: Annotated[str, AfterValidator(_public_url)] = "http://localhost:8000"
+    server_max_requests: int = Field(default=500, gt=0)
+    log_format: LogFormat | None = None  # None: text, but json in production
+    log_level: LogLevel = "info"
 
     database_url: Annotated[str, AfterValidator(_database_url)] = Field(
         default="sqlite+aiosqlite:///data/users.db", repr=False
@@ -199,6 +203,11 @@ class Settings(BaseSettings):
     @property
     def is_production(self) -> bool:
         return self.app_env == "production"
+
+    @property
+    def log_config(self) -> dict[str, Any]:
+        """For `logging.config.dictConfig`."""
+        return log_config(self.log_format or ("json" if self.is_production else "text"), self.log_level)
 
     @property
     def has_api_docs(self) -> bool:

@@ -1,10 +1,12 @@
 """One transaction, and the repositories that work in it. docs/decisions/0007 tells why it has this shape."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from src.core.exceptions import ServiceUnavailableException
+from src.core.hash_pool import never_disconnected
 from src.db.database import AsyncDatabaseManager, DatabaseSession
 from src.db.repositories import (
     AuditEventRepository,
@@ -25,11 +27,14 @@ class UnitOfWork:
     From `begin()` to `commit()`, reads and writes are one transaction. Leaving without `commit()` discards it.
     """
 
-    def __init__(self, session: AsyncSession) -> None:
+    def __init__(
+        self, session: AsyncSession, is_disconnected: Callable[[], Awaitable[bool]] = never_disconnected
+    ) -> None:
         if not isinstance(session, DatabaseSession):
             raise TypeError("session_dependency must yield a session of an AsyncDatabaseManager")
         session.is_autocommit = True
         self._session = session
+        self.is_disconnected = is_disconnected  # whether whoever asks has gone
         self.users = UserRepository(session)
         self.tokens = UserTokenRepository(session)
         self.second_factors = SecondFactorRepository(session)
@@ -40,8 +45,12 @@ class UnitOfWork:
         self.limits = RateLimitRepository(session)
 
     async def begin(self) -> None:
-        """Open the transaction. Raises SQLAlchemy's `InvalidRequestError` if one is open."""
+        """Open the transaction. Raises `ServiceUnavailableException` if whoever asks has gone while it waited for its
+        turn: it would be done for nobody. Raises SQLAlchemy's `InvalidRequestError` if one is open."""
         await self._session.begin_transaction()
+        if await self.is_disconnected():
+            await self._session.rollback()
+            raise ServiceUnavailableException
 
     async def commit(self) -> None:
         await self._session.commit()

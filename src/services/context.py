@@ -1,7 +1,7 @@
 """What every use case works with, put together once for requests, the command line and tests."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -11,7 +11,7 @@ from src.core.addresses import LOCAL_ADDRESS, is_local
 from src.core.callers import Caller
 from src.core.encryption import Encryption
 from src.core.exceptions import ValidationException
-from src.core.hash_pool import HashPool, never_disconnected
+from src.core.hash_pool import HashPool
 from src.core.kinds import EmailKind
 from src.core.limits import BlockedKeys
 from src.core.origin import RequestOrigin
@@ -95,14 +95,13 @@ class Context:
         *,
         email: SendsEmail | None,
         origin: RequestOrigin | None = None,
-        is_disconnected: Callable[[], Awaitable[bool]] = never_disconnected,
     ) -> Self:
         """`email` is what carries emails; without it, links are in the responses."""
         settings, origin = runtime.settings, origin or RequestOrigin()
         return cls(
             uow,
             settings,
-            PasswordHasher(runtime.hash_pool, settings.auth_bcrypt_rounds, origin.network, is_disconnected),
+            PasswordHasher(runtime.hash_pool, settings.auth_bcrypt_rounds, origin.network, uow.is_disconnected),
             runtime.breached_passwords,
             runtime.signer,
             runtime.encryption,

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, make_url, text
 from src.api.app import create_app
 from src.api.dependencies import SessionDep
 from src.core.exceptions import AppException, TooManyRequestsException, UnauthorizedException
+from src.core.logs import TextFormatter
 from src.db import AsyncDatabaseManager
 from tests.support.databases import listening
 from tests.support.service import Service, make_settings, use_database
@@ -207,13 +208,15 @@ async def get(database: AsyncDatabaseManager, path: str) -> Response:
 async def test_an_unforeseen_error_is_a_500_that_shares_its_request_id_with_the_log(
     database: AsyncDatabaseManager, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
+    caplog.handler.setFormatter(TextFormatter())
+
     response = await get(database, path)
 
     assert_envelope(response, 500, "INTERNAL_ERROR")
     request_id = response.json()["details"]["request_id"]
     assert request_id == response.headers["x-request-id"]
     [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert request_id in record.getMessage()
+    assert f"ERROR   {request_id} src.api.middleware: The request failed" in caplog.text
     assert Path(__file__).name in record.getMessage()
     assert CANARY not in caplog.text
 

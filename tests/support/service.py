@@ -151,7 +151,7 @@ def borrow_app(settings: Settings) -> Iterator[FastAPI]:
 
 def _built_into_app(settings: Settings) -> object:
     """What the middlewares of an application have kept of its settings."""
-    return settings.is_https, settings.cors_allowed_origins, settings.auth_refresh_cookie
+    return settings.is_https, settings.cors_allowed_origins, settings.auth_refresh_cookie, settings.server_max_requests
 
 
 def signer_of(app: FastAPI) -> TokenSigner:
