@@ -34,7 +34,7 @@ def run(connection: Connection) -> None:
 
 
 async def connect_and_run() -> None:
-    database = AsyncDatabaseManager(get_settings().database_url)
+    database = AsyncDatabaseManager.from_settings(get_settings())
     async with migrating_connection(database) as connection:
         await connection.run_sync(run)
     await database.disconnect()

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -33,6 +33,7 @@ class Service:
     port: int
     pid: int
     start_seconds: float  # from the start of the process until it was live
+    log: Path
 
     def connect(self) -> HTTPConnection:
         """Not httpx: it would take as long as the service does, and so hide half of what is measured."""
@@ -76,9 +77,15 @@ def create_account(service: Service) -> Account:
 
 @contextmanager
 def running_service(
-    database_url: str, settings: Mapping[str, str] = MappingProxyType({}), *, root: Path = ROOT, app: str = SERVICE
+    database_url: str,
+    settings: Mapping[str, str] = MappingProxyType({}),
+    *,
+    root: Path = ROOT,
+    app: str = SERVICE,
+    wrapper: Sequence[str] = (),
 ) -> Iterator[Service]:
-    """One worker of the sources in `root`, killed in the end. Its log is shown when something goes wrong meanwhile."""
+    """One worker of the sources in `root`, killed in the end. Its log is shown when something goes wrong meanwhile.
+    `wrapper` is a command that runs the one behind it."""
     with TemporaryDirectory() as folder, closing(socket.create_server(("127.0.0.1", 0))) as probe:
         port: int = probe.getsockname()[1]
         probe.close()
@@ -95,7 +102,7 @@ def running_service(
         started_at = time.perf_counter()
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", app, *options],
+                [*wrapper, sys.executable, "-m", "uvicorn", app, *options],
                 cwd=folder,  # not `root`, where somebody's .env may change what is measured
                 env={**os.environ, **environment, **settings},
                 stdout=output,
@@ -103,7 +110,7 @@ def running_service(
             )
         try:
             _wait_until_live(process, port)
-            yield Service(port, process.pid, time.perf_counter() - started_at)
+            yield Service(port, process.pid, time.perf_counter() - started_at, log)
         except Exception:
             print(log.read_text(), file=sys.stderr)
             raise

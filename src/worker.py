@@ -20,7 +20,7 @@ async def work() -> None:
     email = EmailUtils.from_settings(settings)
     if email is None:
         sys.exit("SMTP is not configured: set SMTP_HOST and SMTP_FROM.")
-    database = AsyncDatabaseManager(settings.database_url, pool_size=settings.database_pool_size)
+    database = AsyncDatabaseManager.from_settings(settings)
     dispatcher = Dispatcher(database, email, settings)
     stopped = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):

@@ -36,7 +36,7 @@ from src.db.unit_of_work import UnitOfWork
 from src.email import SendsEmail
 from src.services import Context, Runtime
 
-db = AsyncDatabaseManager(get_settings().database_url, pool_size=get_settings().database_pool_size)
+db = AsyncDatabaseManager.from_settings(get_settings())
 
 STEPS_OF_A_REFUSAL = 10
 

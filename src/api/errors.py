@@ -31,9 +31,10 @@ from src.core.exceptions import (
     ValidationException,
 )
 from src.core.fields import reason_of
+from src.core.logs import RareWarning
 from src.db.database import is_transient_database_error
 
-log = logging.getLogger(__name__)
+_database_warning = RareWarning(logging.getLogger(__name__))
 
 _EXAMPLES: Mapping[type[AppException], Any] = {
     ValidationException: {"fields": [{"field": "email", "reason": "is required"}]},
@@ -190,7 +191,7 @@ def _allowed_methods(request: Request) -> list[str]:
 async def _refuse_without_database(request: Request, error: Exception) -> Response:
     if not is_transient_database_error(error):
         raise error
-    log.warning("The database did not answer: %s", log_line(error))
+    _database_warning.give(f"The database did not answer: {log_line(error)}")
     return await _refuse(request, ServiceUnavailableException())
 
 
@@ -198,6 +199,7 @@ def log_line(error: BaseException) -> str:
     """The error's kind and the first line of its text: the next ones may quote a row, and so a hash. Of the database's
     errors the kind alone, since some quote a parameter at once."""
     if isinstance(error, DBAPIError) or type(error).__module__.startswith(("asyncpg", "sqlalchemy", "sqlite3")):
-        code = getattr(error, "sqlstate", None) or getattr(getattr(error, "orig", None), "sqlstate", None)
-        return f"{type(error).__qualname__}" + (f" (SQLSTATE {code})" if code else "")
+        driver = getattr(error, "orig", None) or error
+        code = getattr(driver, "sqlstate", None) or getattr(driver, "sqlite_errorname", None)
+        return f"{type(error).__qualname__}" + (f" ({code})" if code else "")
     return f"{type(error).__qualname__}: {str(error).partition(chr(10))[0]}"

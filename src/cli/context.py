@@ -37,7 +37,7 @@ def with_context_if_ready(work: Callable[[Context], Awaitable[Result]]) -> Resul
 
 async def _in_context_if_ready(work: Callable[[Context], Awaitable[Result]]) -> Result | None:
     try:
-        database = AsyncDatabaseManager(get_settings().database_url)
+        database = AsyncDatabaseManager.from_settings(get_settings())
     except ValueError:
         return None
     if database.is_sqlite and not database.files:

@@ -24,11 +24,12 @@ from src.core.files import how_to_close, who_else_may_open
 from src.core.keys import Key, NoKeysError, find_missing, load_keys, signer, signing_keys
 from src.core.settings import Settings, get_settings
 from src.db.base import utc_now
-from src.db.connections import CONNECT_TIMEOUT_SECONDS, sqlite_path
+from src.db.connections import CONNECT_TIMEOUT_SECONDS
 from src.db.database import AsyncDatabaseManager
 from src.db.migrations import find_revision, head, is_current
 from src.db.models import UserModel
 from src.db.repositories import OutboxRepository, SecondFactorRepository
+from src.db.sqlite import sqlite_path
 from src.email import EmailUtils
 from src.services.outbox import STUCK_AFTER
 
@@ -113,7 +114,7 @@ def _find_doubts(settings: Settings) -> Iterator[tuple[str, str]]:
 
 @asynccontextmanager
 async def _session(settings: Settings) -> AsyncGenerator[AsyncSession, None]:
-    database = AsyncDatabaseManager(settings.database_url)
+    database = AsyncDatabaseManager.from_settings(settings)
     try:
         async with database.session() as session:
             yield session
@@ -123,7 +124,7 @@ async def _session(settings: Settings) -> AsyncGenerator[AsyncSession, None]:
 
 async def check_database(settings: Settings) -> Sequence[Finding]:
     try:
-        database = AsyncDatabaseManager(settings.database_url)
+        database = AsyncDatabaseManager.from_settings(settings)
     except ValueError as error:
         return [_no_database(f"{error}.", "Correct DATABASE_URL.")]
     if database.is_in_memory:

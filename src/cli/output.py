@@ -44,7 +44,7 @@ async def _in_database(
 ) -> Result:
     settings = get_settings()
     try:
-        database = AsyncDatabaseManager(settings.database_url)
+        database = AsyncDatabaseManager.from_settings(settings)
     except ValueError as error:
         fail(f"{error}.")
     try:

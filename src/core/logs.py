@@ -6,6 +6,8 @@ belongs to, whichever module has written it.
 
 import json
 import logging
+import time
+from collections import Counter
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -75,6 +77,26 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps({name: value for name, value in line.items() if value is not None}, ensure_ascii=False)
+
+
+class RareWarning:
+    """A warning that is written once a minute at most, with how often it was held back: what goes wrong with every
+    request, or with requests that anybody can send, would fill the log."""
+
+    def __init__(self, log: logging.Logger, *, every_seconds: float = 60.0) -> None:
+        self._log = log
+        self._every_seconds = every_seconds
+        self._silent_until: dict[str, float] = {}
+        self._held_back = Counter[str]()
+
+    def give(self, text: str) -> None:
+        """Texts are told apart: there must be few of them."""
+        if time.monotonic() < self._silent_until.get(text, 0.0):
+            self._held_back[text] += 1
+            return
+        self._silent_until[text] = time.monotonic() + self._every_seconds
+        count = self._held_back.pop(text, 0)
+        self._log.warning("%s", text + (f" ({count} times more since this was logged last)" if count else ""))
 
 
 def _time_of(record: logging.LogRecord) -> str:

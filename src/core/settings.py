@@ -136,6 +136,9 @@ class Settings(BaseSettings):
     )
     database_auto_migrate: bool = False
     database_pool_size: int = Field(default=20, gt=0)
+    database_pool_timeout_seconds: float = Field(default=10, gt=0)
+    database_lock_timeout_seconds: float = Field(default=10, gt=0)
+    database_statement_timeout_seconds: float = Field(default=10, gt=0)
 
     auth_sign_up: Literal["open", "invitation"] = "open"
     auth_return_token_in_response: bool = False

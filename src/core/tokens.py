@@ -25,6 +25,7 @@ from src.core.exceptions import (
     UnauthorizedException,
 )
 from src.core.keys import Key, KeyRing
+from src.core.logs import RareWarning
 from src.core.settings import Settings
 
 ACCESS_TOKEN_TYPE = "at+jwt"  # RFC 9068, section 2.1
@@ -32,7 +33,6 @@ REFRESH_TOKEN_TYPE = "rt+jwt"
 FIRST_PARTY_CLIENT_ID = "first-party"  # people log in to us, through whichever front end (RFC 9068, section 2.2)
 
 VERIFIED_TOKENS = 2048  # remembered by each process, at about 1 KiB each
-UNKNOWN_KEY_SECONDS = 60
 
 log = logging.getLogger(__name__)
 
@@ -87,23 +87,12 @@ class VerifiedTokens:
             self._verified.popitem(last=False)
 
 
-class UnknownKeyWarning:
-    """Tells in the log that a token names a key that is not here: without a word, people seem to be logged out without
-    a cause. Once in a while only, since anybody can send such tokens, and without the token's own words."""
-
-    def __init__(self, every_seconds: float = UNKNOWN_KEY_SECONDS) -> None:
-        self._every_seconds = every_seconds
-        self._silent_until = 0.0
-
-    def give(self) -> None:
-        if time.monotonic() < self._silent_until:
-            return
-        self._silent_until = time.monotonic() + self._every_seconds
-        log.warning(
-            "A token was refused because this process does not have its key. Probably another replica with other keys "
-            "signed it, or its key was retired early: all replicas must have the same files in JWT_KEYS_DIR. Compare "
-            "what `python -m src keys list` shows on each."
-        )
+# Without a word, people seem to be logged out without a cause. It does not repeat the token's own words.
+_UNKNOWN_KEY = (
+    "A token was refused because this process does not have its key. Probably another replica with other keys signed "
+    "it, or its key was retired early: all replicas must have the same files in JWT_KEYS_DIR. Compare what "
+    "`python -m src keys list` shows on each."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +105,7 @@ class TokenSigner:
     access_lifetime: timedelta
     resources: Sequence[str] = ()
     _verified: VerifiedTokens = field(default_factory=VerifiedTokens, repr=False)
-    _unknown_key: UnknownKeyWarning = field(default_factory=UnknownKeyWarning, repr=False)
+    _warning: RareWarning = field(default_factory=lambda: RareWarning(log), repr=False)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -192,7 +181,7 @@ class TokenSigner:
 
     def read_refresh(self, token: str) -> RefreshClaims:
         """Raises `InvalidRefreshTokenError`."""
-        claims = _read(token, self.keys.refresh_keys, REFRESH_TOKEN_TYPE, InvalidRefreshTokenError, self._unknown_key)
+        claims = _read(token, self.keys.refresh_keys, REFRESH_TOKEN_TYPE, InvalidRefreshTokenError, self._warning)
         return RefreshClaims(UUID(claims["sid"]), claims["gen"])
 
     def fingerprint(self, text: str) -> str:
@@ -209,7 +198,7 @@ class TokenSigner:
             self.keys.access_keys,
             ACCESS_TOKEN_TYPE,
             InvalidAccessTokenError,
-            self._unknown_key,
+            self._warning,
             issuer=self.issuer,
             audience=audience,
             options={"require": ["iss", "aud", "sub", "iat", "exp", "jti"], "verify_iat": False},
@@ -257,7 +246,7 @@ def _read(
     keys: Sequence[Key],
     token_type: str,
     refusal: type[UnauthorizedException],
-    unknown_key: UnknownKeyWarning,
+    warning: RareWarning,
     **checks: Any,
 ) -> dict[str, Any]:
     """The claims of a token that one of these keys has signed.
@@ -277,7 +266,7 @@ def _read(
     if key is None:
         names = {"typ": token_type, "kid": header.get("kid")}
         if any(header == names | {"alg": each.algorithm} for each in keys):
-            unknown_key.give()
+            warning.give(_UNKNOWN_KEY)
         refuse()
     if header != {"typ": token_type, "kid": key.id, "alg": key.algorithm}:
         refuse()

@@ -5,24 +5,21 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import URL, Executable, FrozenResult, MetaData, UpdateBase, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidRequestError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from src.core.settings import Settings
 from src.db.base import BaseModel
-from src.db.connections import (
-    CONNECT_TIMEOUT_SECONDS,
-    DEFAULT_POOL_SIZE,
-    Connections,
-    is_in_memory,
-    normalize_url,
-    sqlite_path,
-)
+from src.db.connections import CONNECT_TIMEOUT_SECONDS, DEFAULT_POOL_SIZE, Connections, Timeouts, normalize_url
+from src.db.sqlite import is_in_memory, sqlite_path
 
 log = logging.getLogger(__name__)
+
+MOST_WAITING_WRITERS = 256  # of a process; they take less than a second on a disk that is not slow
 
 _PING = text("SELECT 1")
 _BEGIN_FIRST = "begin() comes before what is written"
@@ -32,7 +29,7 @@ _BEGIN_FIRST = "begin() comes before what is written"
 _TRANSIENT_CLASSES = ("08", "53", "57")
 _TRANSIENT_CODES = ("25006", "40001", "40P01", "55P03", "3D000", "28000", "28P01")
 _TRANSIENT_SQLITE = tuple(
-    f"SQLITE_{name}" for name in ["BUSY", "LOCKED", "READONLY", "IOERR", "FULL", "CANTOPEN", "NOTADB"]
+    f"SQLITE_{name}" for name in ["BUSY", "LOCKED", "READONLY", "IOERR", "FULL", "CANTOPEN", "NOTADB", "INTERRUPT"]
 )
 
 
@@ -53,15 +50,30 @@ def is_transient_database_error(error: BaseException) -> bool:
 class AsyncDatabaseManager:
     """Connects on first use, so that an application without a lifespan (a test's) works too.
 
-    At most `pool_size` connections are open at once; whoever needs another waits.
+    At most `pool_size` connections are open at once; whoever needs another waits, for as long as `timeouts` says.
     """
 
-    def __init__(self, url: str | URL, *, pool_size: int = DEFAULT_POOL_SIZE, echo: bool = False) -> None:
+    def __init__(
+        self,
+        url: str | URL,
+        *,
+        pool_size: int = DEFAULT_POOL_SIZE,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 - it is frozen
+        echo: bool = False,
+    ) -> None:
         self.url = normalize_url(url)
         self._pool_size = pool_size
+        self._timeouts = timeouts
         self._echo = echo
         self._connections: Connections | None = None
         self.write_lock = asyncio.Lock()  # of SQLite, see `DatabaseSession.begin_transaction`
+        self._waiting_writers = 0
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Raises `ValueError` for a URL that cannot be read."""
+        timeouts = Timeouts.from_settings(settings)
+        return cls(settings.database_url, pool_size=settings.database_pool_size, timeouts=timeouts)
 
     @property
     def is_sqlite(self) -> bool:
@@ -84,7 +96,9 @@ class AsyncDatabaseManager:
     @property
     def connections(self) -> "Connections":
         if self._connections is None:
-            self._connections = Connections.open(self.url, pool_size=self._pool_size, echo=self._echo)
+            self._connections = Connections.open(
+                self.url, pool_size=self._pool_size, timeouts=self._timeouts, echo=self._echo
+            )
         return self._connections
 
     @property
@@ -119,6 +133,18 @@ class AsyncDatabaseManager:
         """`session()` as a FastAPI dependency, and the key under which a test puts another database in its place."""
         async with DatabaseSession(self) as session:
             yield session
+
+    async def take_write_lock(self) -> None:
+        """Wait for `write_lock`. Raises `TimeoutError` when it takes too long, and at once where so many wait that
+        another would only make them wait longer."""
+        if self._waiting_writers >= MOST_WAITING_WRITERS:
+            raise TimeoutError("too many writers wait")
+        self._waiting_writers += 1
+        try:
+            async with asyncio.timeout(self._timeouts.lock / 2):
+                await self.write_lock.acquire()
+        finally:
+            self._waiting_writers -= 1
 
     async def health_check(self) -> bool:
         """Whether the database answers, within the time that a load balancer waits."""
@@ -156,7 +182,7 @@ class DatabaseSession(AsyncSession):
         if self._is_writing:
             raise InvalidRequestError("a transaction is open already")
         if self._database.is_sqlite:
-            await self._database.write_lock.acquire()
+            await self._database.take_write_lock()
         self._is_writing = True
         if self._database.is_sqlite:
             _ = await self.connection(execution_options={"sqlite_begin": "BEGIN IMMEDIATE"})
@@ -224,6 +250,9 @@ class DatabaseSession(AsyncSession):
             await self.commit()
             return result
         if is_write and database.is_sqlite:
-            async with database.write_lock:
+            await database.take_write_lock()
+            try:
                 return await database.connections.execute(self, statement, params)
+            finally:
+                database.write_lock.release()
         return await database.connections.execute(self, statement, params)

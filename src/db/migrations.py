@@ -35,6 +35,7 @@ async def prepare(database: AsyncDatabaseManager, *, auto_migrate: bool) -> None
     try:
         if database.is_sqlite or auto_migrate:
             await migrate(database)
+            await database.connect()  # from here on, no file of SQLite's is made
             return
         async with database.session() as session:
             if await is_current(session):

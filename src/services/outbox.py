@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from src.core.kinds import EmailKind
+from src.core.logs import RareWarning
 from src.core.settings import Settings
 from src.db.base import utc_now
 from src.db.database import AsyncDatabaseManager
@@ -115,6 +116,7 @@ class Dispatcher:
         self._lease = timedelta(seconds=settings.outbox_lease_seconds)
         self._awake = asyncio.Event()
         self._is_stopping = False
+        self._warning = RareWarning(log)
 
     def wake(self) -> None:
         """Poll now. Called when a use case of this process has committed; those of others are found by polling."""
@@ -139,7 +141,7 @@ class Dispatcher:
             try:
                 had_work = await self.dispatch_due()
             except Exception as error:  # noqa: BLE001 - the database may be down; the emails stay
-                log.warning("The outbox could not be read (%s)", type(error).__qualname__)
+                self._warning.give(f"The outbox could not be read ({type(error).__qualname__})")
                 had_work = False
             if not had_work and not self._is_stopping:
                 await self._sleep()

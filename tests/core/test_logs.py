@@ -3,10 +3,11 @@
 import json
 import logging
 import sys
+import time
 
 import pytest
 
-from src.core.logs import JsonFormatter, TextFormatter, request_id
+from src.core.logs import JsonFormatter, RareWarning, TextFormatter, request_id
 from tests.support.service import make_production_settings, make_settings
 
 
@@ -62,3 +63,32 @@ def test_a_traceback_belongs_to_its_record(formatter: logging.Formatter) -> None
 )
 def test_production_logs_json_unless_told_otherwise(settings: object, formatter: type) -> None:
     assert settings.log_config["formatters"]["line"]["()"] is formatter  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("every_seconds", "messages"),
+    [
+        (3600, ["One", "Other"]),
+        (0, ["One", "One", "Other", "One"]),
+    ],
+)
+def test_a_rare_warning_is_repeated_only_after_a_while(
+    caplog: pytest.LogCaptureFixture, every_seconds: int, messages: list[str]
+) -> None:
+    warning = RareWarning(logging.getLogger("src.area"), every_seconds=every_seconds)
+
+    for text in ("One", "One", "Other", "One"):
+        warning.give(text)
+
+    assert caplog.messages == messages
+
+
+def test_a_rare_warning_tells_how_often_it_was_held_back(caplog: pytest.LogCaptureFixture) -> None:
+    warning = RareWarning(logging.getLogger("src.area"), every_seconds=0.05)
+    for _ in range(3):
+        warning.give("One")
+    time.sleep(0.06)
+
+    warning.give("One")
+
+    assert caplog.messages == ["One", "One (2 times more since this was logged last)"]

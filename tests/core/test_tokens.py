@@ -8,7 +8,7 @@ import pytest
 
 from src.core.exceptions import InvalidAccessTokenError, InvalidRefreshTokenError
 from src.core.keys import SIGNS_AFTER, KeyRing
-from src.core.tokens import AccessClaims, RefreshClaims, TokenSigner, UnknownKeyWarning, hash_token, new_token
+from src.core.tokens import AccessClaims, RefreshClaims, TokenSigner, hash_token, new_token
 from tests.support.keys import ALGORITHMS, make_ring, rotate_ago, sign_access
 
 
@@ -124,15 +124,3 @@ def test_the_hash_of_a_token_is_not_the_token() -> None:
     assert hash_token(token) == hash_token(token)
     assert token not in hash_token(token)
     assert len(hash_token(token)) == 64
-
-
-@pytest.mark.parametrize(("every_seconds", "times"), [(3600, 1), (0, 3)])
-def test_an_unknown_key_is_told_again_only_after_a_while(
-    caplog: pytest.LogCaptureFixture, every_seconds: int, times: int
-) -> None:
-    warning = UnknownKeyWarning(every_seconds)
-
-    for _ in range(3):
-        warning.give()
-
-    assert len(caplog.messages) == times

@@ -12,10 +12,12 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, Stateme
 
 from src.core.kinds import TokenPurpose
 from src.db import AsyncDatabaseManager
-from src.db.connections import normalize_url
+from src.db.connections import Timeouts, normalize_url
+from src.db.database import is_transient_database_error
 from src.db.models import UserModel, UserTokenModel
 from src.db.repositories import UserRepository
-from tests.support.databases import connected
+from src.db.unit_of_work import open_unit_of_work
+from tests.support.databases import connected, writing
 
 
 class TestUrls:
@@ -93,7 +95,7 @@ class TestSQLite:
         await database.disconnect()
 
     @pytest.mark.parametrize(
-        ("pragma", "value"), [("journal_mode", "wal"), ("foreign_keys", 1), ("busy_timeout", 15_000)]
+        ("pragma", "value"), [("journal_mode", "wal"), ("foreign_keys", 1), ("busy_timeout", 5_000)]
     )
     async def test_a_file_is_opened_as_a_server_would(self, tmp_path: Path, pragma: str, value: object) -> None:
         engine = AsyncDatabaseManager(f"sqlite:///{tmp_path}/users.db").engine
@@ -251,3 +253,88 @@ class TestFilesOfSQLite:
                 await database.connect()
 
         assert modes_in(tmp_path) == {}
+
+
+class TestAFileThatIsMoved:
+    async def test_nothing_is_read_or_written_until_it_is_back(self, tmp_path: Path) -> None:
+        file, elsewhere = tmp_path / "users.db", tmp_path / "elsewhere.db"
+        async with connected(f"sqlite:///{file}") as database:
+            await database.create_tables()
+            file.rename(elsewhere)
+
+            for work in (read_alone, read_in_a_transaction, write):
+                with pytest.raises(OperationalError):
+                    await work(database)
+            assert not file.exists()
+
+            elsewhere.rename(file)
+            for work in (read_alone, read_in_a_transaction, write):
+                await work(database)
+
+    async def test_another_in_its_place_is_not_touched(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        file, other = tmp_path / "users.db", tmp_path / "other.db"
+        async with connected(f"sqlite:///{other}") as database:
+            await database.create_tables()
+            await write(database)
+        async with connected(f"sqlite:///{file}") as database:
+            await database.create_tables()
+            other.replace(file)
+
+            for work in (read_alone, write, write):
+                with pytest.raises(OperationalError):
+                    await work(database)
+            assert [record.message for record in caplog.records] == [
+                f"{file} is gone, or another file is there: put it back, or restart the service"
+            ]
+
+
+async def read_alone(database: AsyncDatabaseManager) -> None:
+    async with open_unit_of_work(database) as uow:
+        await uow.users.count()
+
+
+async def read_in_a_transaction(database: AsyncDatabaseManager) -> None:
+    async with database.session() as session:
+        await UserRepository(session).count()
+
+
+async def write(database: AsyncDatabaseManager) -> None:
+    async with writing(database) as session:
+        await UserRepository(session).add(UserModel(email=f"{uuid4()}@example.com", hashed_password="-"))
+
+
+class TestLimitsOfTime:
+    async def test_a_statement_of_sqlite_is_interrupted(self, tmp_path: Path) -> None:
+        endless = text("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n")
+        database = AsyncDatabaseManager(f"sqlite:///{tmp_path}/users.db", timeouts=Timeouts(statement=0.1))
+        async with asyncio.timeout(5), database.session() as session:
+            session.is_autocommit = True
+            with pytest.raises(OperationalError) as raised:
+                await session.execute(endless)
+        await database.disconnect()
+
+        assert is_transient_database_error(raised.value)
+
+    async def test_a_writer_gives_up_its_place_after_a_while(self, tmp_path: Path) -> None:
+        async with connected(f"sqlite:///{tmp_path}/users.db", timeouts=Timeouts(lock=0.1)) as database:
+            await database.create_tables()
+            async with writing(database):
+                with pytest.raises(TimeoutError):
+                    await write(database)
+
+            await write(database)
+
+    async def test_a_writer_behind_too_many_others_is_refused_at_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("src.db.database.MOST_WAITING_WRITERS", 3)
+        async with connected(f"sqlite:///{tmp_path}/users.db") as database:
+            await database.create_tables()
+            async with writing(database):
+                waiting = [asyncio.create_task(write(database)) for _ in range(3)]
+                await asyncio.sleep(0)
+                with pytest.raises(TimeoutError, match="too many writers"):
+                    await write(database)
+
+            await asyncio.gather(*waiting)
+            await write(database)

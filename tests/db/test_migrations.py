@@ -18,6 +18,7 @@ from sqlalchemy import Connection, inspect, text
 from src.core.kinds import TokenPurpose
 from src.db import AsyncDatabaseManager, BaseModel
 from src.db.base import utc_now
+from src.db.connections import Timeouts
 from src.db.migrations import (
     DatabaseNotReadyError,
     _revisions,
@@ -222,6 +223,9 @@ async def migrating_elsewhere(url: str) -> AsyncGenerator[None, None]:
         yield
 
 
+IMPATIENT = Timeouts(lock=0.1, statement=0.1)
+
+
 async def wait_for_log(caplog: pytest.LogCaptureFixture, sentence: str) -> None:
     async with asyncio.timeout(10):
         while sentence not in caplog.text:
@@ -232,11 +236,8 @@ async def wait_for_log(caplog: pytest.LogCaptureFixture, sentence: str) -> None:
 async def test_an_instance_that_waits_for_another_to_migrate_says_so_and_waits_as_long_as_it_takes(
     empty_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The limits are half a minute and a quarter of one.
-    monkeypatch.setattr("src.db.connections.COMMAND_TIMEOUT_SECONDS", 0.1)
-    monkeypatch.setattr("src.db.connections.BUSY_TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr("src.db.connections.MIGRATION_BUSY_TIMEOUT_SECONDS", 0.1)
-    async with connected(empty_url) as database:
+    async with connected(empty_url, timeouts=IMPATIENT) as database:
         async with migrating_elsewhere(empty_url):
             waiting = asyncio.create_task(prepare(database, auto_migrate=True))
             await wait_for_log(caplog, "waiting for it to finish")
@@ -250,9 +251,8 @@ async def test_an_instance_that_waits_for_another_to_migrate_says_so_and_waits_a
 
 
 @pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
-async def test_a_migration_may_take_longer_than_a_request(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.db.connections.COMMAND_TIMEOUT_SECONDS", 0.1)
-    async with connected(empty_url) as database:
+async def test_a_migration_may_take_longer_than_a_request(empty_url: str) -> None:
+    async with connected(empty_url, timeouts=IMPATIENT) as database:
         async with database.session() as session:
             with pytest.raises(TimeoutError):
                 await session.execute(text("SELECT pg_sleep(0.2)"))
@@ -262,15 +262,12 @@ async def test_a_migration_may_take_longer_than_a_request(empty_url: str, monkey
 
 
 @pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
-async def test_a_database_that_does_not_answer_in_time_is_refused_with_a_sentence(
-    empty_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_database_that_does_not_answer_in_time_is_refused_with_a_sentence(empty_url: str) -> None:
     async with connected(empty_url) as database:
         await migrate(database)
         async with writing(database) as locking:
             await locking.execute(text("LOCK TABLE alembic_version"))
-            monkeypatch.setattr("src.db.connections.COMMAND_TIMEOUT_SECONDS", 0.1)
-            async with connected(empty_url) as impatient:
+            async with connected(empty_url, timeouts=IMPATIENT) as impatient:
                 with pytest.raises(DatabaseNotReadyError, match="does not answer in time"):
                     await prepare(impatient, auto_migrate=False)
 

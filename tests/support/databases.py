@@ -165,8 +165,8 @@ def _forgo_fsync(connection: DBAPIConnection, _record: object) -> None:
 
 
 @asynccontextmanager
-async def connected(url: str) -> AsyncGenerator[AsyncDatabaseManager, None]:
-    database = AsyncDatabaseManager(url)
+async def connected(url: str, **options: Any) -> AsyncGenerator[AsyncDatabaseManager, None]:
+    database = AsyncDatabaseManager(url, **options)
     try:
         yield database
     finally:
