@@ -16,6 +16,8 @@ from src.db.database import AsyncDatabaseManager
 from src.db.migrations import head
 from src.services.purge import purge
 
+GRACEFUL_SHUTDOWN_SECONDS = 2  # without a limit, one slow client delays the stop until it is a kill
+
 app = typer.Typer(help="The user and auth service.", no_args_is_help=True, pretty_exceptions_enable=False)
 app.command("create-admin")(users.create_admin)
 app.add_typer(users.app, name="users")
@@ -30,10 +32,17 @@ def serve(
     port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
     workers: Annotated[int | None, typer.Option(help="Processes; the default is WEB_CONCURRENCY, or 1.")] = None,
 ) -> None:
-    """Start the service."""
+    """Start the service. After SIGTERM, requests under way get two seconds."""
     if workers:
         os.environ["WEB_CONCURRENCY"] = str(workers)  # by which each worker knows its share of the processors
-    uvicorn.run("src.api.app:app", host=host, port=port, workers=workers)
+    uvicorn.run(
+        "src.api.app:app",
+        host=host,
+        port=port,
+        workers=workers,
+        log_config=get_settings().log_config,
+        timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECONDS,
+    )
 
 
 @app.command("migrate")

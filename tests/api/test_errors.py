@@ -15,7 +15,7 @@ from sqlalchemy import Connection, make_url, text
 from src.api.app import create_app
 from src.api.dependencies import SessionDep
 from src.core.exceptions import AppException, TooManyRequestsException, UnauthorizedException
-from src.core.logs import TextFormatter
+from src.core.logs import RareWarning, TextFormatter
 from src.db import AsyncDatabaseManager
 from tests.support.databases import listening
 from tests.support.service import Service, make_settings, use_database
@@ -239,14 +239,18 @@ async def test_a_refusal_keeps_its_details_and_headers(database: AsyncDatabaseMa
         "sqlite:////proc/none/x.db",
     ],
 )
-async def test_a_database_that_is_away_is_a_503(url: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_database_that_is_away_is_a_503_and_one_line_of_the_log(
+    url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.api.errors._database_warning", RareWarning(logging.getLogger("src.api.errors")))
     database = AsyncDatabaseManager(url)
 
-    response = await get(database, "/api/users/00000000-0000-0000-0000-000000000000")
+    for _ in range(2):
+        response = await get(database, "/api/users/00000000-0000-0000-0000-000000000000")
 
-    assert_envelope(response, 503, "SERVICE_UNAVAILABLE")
-    assert response.headers["retry-after"]
-    assert "The database did not answer" in caplog.text
+        assert_envelope(response, 503, "SERVICE_UNAVAILABLE")
+        assert response.headers["retry-after"]
+    assert caplog.text.count("The database did not answer") == 1
     await database.disconnect()
 
 

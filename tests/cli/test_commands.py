@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import signal
+import socket
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -132,6 +134,42 @@ def test_serve_starts_the_service_on_the_port_it_is_told_and_stops_when_told(tmp
 
     assert sorted(path.suffix for path in (tmp_path / "keys").iterdir()) == [".key", ".pem", ".secret"]
     assert "Application shutdown complete" in running.log
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.slow
+def test_serve_does_not_wait_for_who_sends_half_a_request(tmp_path: Path, workers: str) -> None:
+    port = free_port()
+    environment = {"DATABASE_URL": f"sqlite:///{tmp_path}/users.db", "JWT_KEYS_DIR": f"{tmp_path}/keys"}
+    arguments = command("serve", "--port", str(port), "--workers", workers)
+    with start(arguments, tmp_path / "log", environment, port=port) as running:
+        running.wait_until_ready()
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"POST /auth/login HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n{")
+            time.sleep(0.2)
+            began_at = time.monotonic()
+
+            running.send(signal.SIGTERM)
+
+            assert time.monotonic() - began_at < 5
+
+
+@pytest.mark.slow
+def test_every_line_of_serve_is_json_where_it_is_asked_for(tmp_path: Path) -> None:
+    port = free_port()
+    environment = {
+        "DATABASE_URL": f"sqlite:///{tmp_path}/users.db",
+        "JWT_KEYS_DIR": f"{tmp_path}/keys",
+        "LOG_FORMAT": "json",
+    }
+    arguments = command("serve", "--port", str(port), "--workers", "2")
+    with start(arguments, tmp_path / "log", environment, port=port) as running:
+        running.wait_until_ready()
+        running.send(signal.SIGTERM)
+
+        messages = [json.loads(line)["message"] for line in running.log.splitlines()]
+
+    assert sum("Application startup complete" in message for message in messages) == 2
 
 
 def test_serve_tells_each_worker_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
