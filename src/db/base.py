@@ -13,6 +13,13 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def smallest_id(moment: datetime) -> UUID:
+    """The smallest id that a row of this moment could have: UUIDv7 begins with the milliseconds since 1970 (RFC 9562,
+    section 5.7)."""
+    milliseconds = max(0, int(moment.timestamp() * 1000))
+    return UUID(int=min(milliseconds, 2**48 - 1) << 80)
+
+
 class UTCDateTime(TypeDecorator[datetime]):
     """An aware time, in UTC, on every database. SQLite keeps no zone, so it is taken off and put back.
 

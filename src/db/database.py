@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING_WRITERS = 256  # of a process; they take less than a second on a disk that is not slow
 
+LONG_SEARCHES = 2  # at once in a process: each may keep a connection and a processor busy for seconds
+LONG_SEARCH = {"is_long_search": True}  # for `execution_options`: what reads rows by the million, index or not
+
 _PING = text("SELECT 1")
 _BEGIN_FIRST = "begin() comes before what is written"
 
@@ -63,11 +66,12 @@ class AsyncDatabaseManager:
     ) -> None:
         self.url = normalize_url(url)
         self._pool_size = pool_size
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self._echo = echo
         self._connections: Connections | None = None
         self.write_lock = asyncio.Lock()  # of SQLite, see `DatabaseSession.begin_transaction`
         self._waiting_writers = 0
+        self.long_searches = asyncio.Semaphore(LONG_SEARCHES)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -97,7 +101,7 @@ class AsyncDatabaseManager:
     def connections(self) -> "Connections":
         if self._connections is None:
             self._connections = Connections.open(
-                self.url, pool_size=self._pool_size, timeouts=self._timeouts, echo=self._echo
+                self.url, pool_size=self._pool_size, timeouts=self.timeouts, echo=self._echo
             )
         return self._connections
 
@@ -141,7 +145,7 @@ class AsyncDatabaseManager:
             raise TimeoutError("too many writers wait")
         self._waiting_writers += 1
         try:
-            async with asyncio.timeout(self._timeouts.lock / 2):
+            async with asyncio.timeout(self.timeouts.lock / 2):
                 await self.write_lock.acquire()
         finally:
             self._waiting_writers -= 1
@@ -240,9 +244,16 @@ class DatabaseSession(AsyncSession):
         self._is_writing = False
 
     async def _execute_alone(self, statement: Executable, params: Any) -> FrozenResult[Any]:
-        database = self._database
+        database, options = self._database, statement.get_execution_options()
+        if options.get("is_long_search"):
+            async with asyncio.timeout(database.timeouts.pool):
+                await database.long_searches.acquire()
+            try:
+                return await database.connections.execute(self, statement, params)
+            finally:
+                database.long_searches.release()
         is_write = isinstance(statement, UpdateBase)
-        if is_write and not statement.get_execution_options().get("stands_alone"):
+        if is_write and not options.get("stands_alone"):
             raise RuntimeError(_BEGIN_FIRST)
         if is_write and database.is_in_memory:  # where others' transactions may be open on the one connection
             await self.begin_transaction()

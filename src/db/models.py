@@ -52,6 +52,19 @@ class UserModel(BaseUserModel):
         ),
         # The administrators, whom every change locks that could leave the service without one.
         Index("ix_users_admins", "id", sqlite_where=text("is_admin = 1"), postgresql_where=text("is_admin")),
+        # Few of many, as lists ask for them.
+        Index(
+            "ix_users_disabled",
+            "id",
+            sqlite_where=text("is_active = 0 AND activated_at IS NOT NULL"),
+            postgresql_where=text("NOT is_active AND activated_at IS NOT NULL"),
+        ),
+        Index(
+            "ix_users_pending",
+            "id",
+            sqlite_where=text("activated_at IS NULL"),
+            postgresql_where=text("activated_at IS NULL"),
+        ),
     )
 
     def __init__(self, **values: Any) -> None:
@@ -144,7 +157,7 @@ class OutboxEmailModel(BaseModel):
     __tablename__ = "outbox_emails"
     __table_args__ = (
         Index("ix_outbox_emails_status_due_at", "status", "due_at"),
-        Index("ix_outbox_emails_to_email", "to_email"),
+        Index("ix_outbox_emails_to_email_status", "to_email", "status"),  # of thousands that were asked for, few wait
     )
 
     kind: Mapped[str] = mapped_column(String(32))
@@ -238,8 +251,10 @@ class AuditEventModel(BaseModel):
     __tablename__ = "audit_events"
     __table_args__ = (
         Index("ix_audit_events_user_id_id", "user_id", "id"),
+        Index("ix_audit_events_actor_id_id", "actor_id", "id"),
+        Index("ix_audit_events_client_id_id", "client_id", "id"),
         Index("ix_audit_events_kind_id", "kind", "id"),
-        Index("ix_audit_events_created_at", "created_at"),
+        Index("ix_audit_events_outcome_id", "outcome", "id"),
     )
 
     kind: Mapped[str] = mapped_column(String(32))
@@ -247,7 +262,7 @@ class AuditEventModel(BaseModel):
     reason: Mapped[str | None] = mapped_column(String(64))  # of a failure: the code that the caller was told
     # On whom, and who: a person, a service, or neither (nobody had proved who they are, or the command line).
     user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
-    actor_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"), index=True)
+    actor_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
     client_id: Mapped[UUID | None] = mapped_column(ForeignKey("service_clients.id"))  # or on which service
     address_hash: Mapped[str | None] = mapped_column(String(64))  # keyed, of a typed address that nobody owns
     # Which fields an update changed and what rights it gave, what an import brought, or the ids of keys.

@@ -23,7 +23,7 @@ from src.db.models import (
 from src.db.repositories import AuditEventRepository, SessionRepository, UserRepository, UserTokenRepository
 from src.services.purge import BATCH, Purged, purge
 from tests.support.databases import add_rows, execute, recorded_statements, writing
-from tests.support.factories import age_users, expire_links, make_user
+from tests.support.factories import age_users, expire_links, id_of, make_user
 from tests.support.second_factor import add_second_factor, begin_set_up
 from tests.support.service import MailingService, Service, make_settings
 from tests.support.steps import (
@@ -105,16 +105,16 @@ async def test_events_are_kept_for_as_long_as_the_setting_says(
         await post_log_in(service)
     async with database.session() as session:
         *_, old, older = (await session.scalars(select(AuditEventModel.id).order_by(AuditEventModel.id.desc()))).all()
-        for id_, seconds in ((old, 99), (older, 101)):
-            aged = utc_now() - timedelta(seconds=seconds)
-            await session.execute(update(AuditEventModel).where(AuditEventModel.id == id_).values(created_at=aged))
+        aged = {id_: id_of(utc_now() - timedelta(seconds=seconds)) for id_, seconds in ((old, 99), (older, 101))}
+        for id_, aged_id in aged.items():
+            await session.execute(update(AuditEventModel).where(AuditEventModel.id == id_).values(id=aged_id))
         await session.commit()
 
     purged = await purge(database, make_settings(audit_retention_seconds=100))
 
     assert purged == Purged(events=1)
     async with database.session() as session:
-        assert not await AuditEventRepository(session).exists({"id": older})
+        assert not await AuditEventRepository(session).exists({"id": aged[older]})
         assert await AuditEventRepository(session).count() == 2
 
 
@@ -127,13 +127,13 @@ async def add_ended(database: AsyncDatabaseManager, count: int) -> None:
     token = {"user_id": account.id, "purpose": "-", "expires_at": past}
     session = {"user_id": account.id, "idle_expires_at": past, "expires_at": past, "last_used_at": past}
     email = {"kind": "-", "to_email": "-", "status": OutboxStatus.SENT, "updated_at": past}
-    event = {"kind": "log_in", "outcome": "failure", "created_at": past}
+    event = {"kind": "log_in", "outcome": "failure"}
     async with writing(database) as writer:
         await writer.execute(insert(UserModel), [sign_up] * count)
         await writer.execute(insert(UserTokenModel), [token | {"token_hash": str(number)} for number in range(count)])
         await writer.execute(insert(SessionModel), [session] * count)
         await writer.execute(insert(OutboxEmailModel), [email] * count)
-        await writer.execute(insert(AuditEventModel), [event] * count)
+        await writer.execute(insert(AuditEventModel), [event | {"id": id_of(past)} for _ in range(count)])
 
 
 async def test_however_many_rows_have_ended_all_of_them_go_in_batches(database: AsyncDatabaseManager) -> None:
@@ -190,7 +190,8 @@ async def test_events_of_somebody_who_is_being_deleted_are_not_waited_for(
     user_id = UUID(await create_account(service))
     await post_log_in(service, "ghost@example.com")
     async with database.session() as deleting:
-        await deleting.execute(update(AuditEventModel).values(created_at=utc_now() - timedelta(days=366)))
+        for event in await deleting.scalars(select(AuditEventModel)):
+            event.id = id_of(utc_now() - timedelta(days=366))
         await deleting.commit()
         await deleting.execute(delete(UserModel).where(UserModel.id == user_id))
 

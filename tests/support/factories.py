@@ -1,15 +1,16 @@
 """Rows as they would have come about, without the way to them."""
 
 from dataclasses import fields
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID, uuid4
 
 from sqlalchemy import update
 
 from src.core.passwords import UNUSABLE_PASSWORD
 from src.core.users import UserRecord
 from src.db import AsyncDatabaseManager
-from src.db.base import utc_now
+from src.db.base import smallest_id, utc_now
 from src.db.models import SessionModel, UserModel, UserTokenModel
 from tests.support.databases import add_rows, execute
 from tests.support.keys import sign_access
@@ -17,6 +18,11 @@ from tests.support.service import Service
 from tests.support.steps import LoggedIn
 
 DAY = timedelta(days=1)
+
+
+def id_of(moment: datetime) -> UUID:
+    """An id as a row of this moment got it."""
+    return UUID(int=smallest_id(moment).int | uuid4().int & (1 << 76) - 1 | 7 << 76)
 
 
 def make_user(email: str | None = "ana@example.com", **values: Any) -> UserModel:

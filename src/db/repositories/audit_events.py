@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, ScalarSelect, String, func, insert, literal, select
 
+from src.db.base import smallest_id
 from src.db.models import AuditEventModel, EventKind, EventOutcome, ServiceClientModel, UserModel
 from src.db.repositories.base import BaseRepository, Condition
 
 Value = TypeVar("Value")
+
+APART = timedelta(seconds=5)  # more than an event's time and that of its id, which are taken one after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class AuditEventRepository(BaseRepository[AuditEventModel]):
         return bool(await self._session.scalar(select(func.has_table_privilege("audit_events", "DELETE"))))
 
     def older_than(self, cutoff: datetime) -> Condition:
-        return AuditEventModel.created_at < cutoff
+        return AuditEventModel.id < smallest_id(cutoff)
 
 
 def _if_there(user_id: UUID | None, value: ColumnElement[Value]) -> ScalarSelect[Value]:
@@ -100,8 +103,9 @@ def _matches(filters: EventFilter) -> Sequence[ColumnElement[bool]]:
         event.outcome: filters.outcome,
     }
     conditions = [column == value for column, value in exact.items() if value is not None]
+    # By the ids as well, whose order is that of the pages: no event before or behind is read.
     if filters.since is not None:
-        conditions.append(event.created_at >= filters.since)
+        conditions += [event.created_at >= filters.since, event.id >= smallest_id(filters.since - APART)]
     if filters.until is not None:
-        conditions.append(event.created_at < filters.until)
+        conditions += [event.created_at < filters.until, event.id < smallest_id(filters.until + APART)]
     return conditions

@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import ClassVar, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, func, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, func, not_, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from uuid_utils.compat import uuid7
 
@@ -17,6 +17,7 @@ from src.core.kinds import EmailKind, TokenPurpose
 from src.core.passwords import UNUSABLE_PASSWORD
 from src.core.users import UserRecord
 from src.db.base import utc_now
+from src.db.database import LONG_SEARCH
 from src.db.models import OutboxEmailModel, OutboxStatus, SessionModel, UserModel, UserTokenModel
 from src.db.repositories.base import BaseRepository, Condition
 
@@ -61,6 +62,8 @@ class UserRepository(BaseRepository[UserModel]):
     ) -> Sequence[UserRecord]:
         """In the order of ids, and so of age, from behind the id `after`. However far behind, it costs the same."""
         query = RECORDS.where(*_matches(filters)).limit(limit)
+        if filters.name is not None:
+            query = query.execution_options(**LONG_SEARCH)
         if order == "oldest":
             query = query.order_by(UserModel.id).where(UserModel.id > after if after else true())
         else:
@@ -69,9 +72,8 @@ class UserRepository(BaseRepository[UserModel]):
 
     async def count_records(self, filters: UserFilter) -> int:
         """Reads every row that matches."""
-        return (
-            await self._session.scalars(select(func.count()).select_from(UserModel).where(*_matches(filters)))
-        ).one()
+        query = select(func.count()).select_from(UserModel).where(*_matches(filters)).execution_options(**LONG_SEARCH)
+        return (await self._session.scalars(query)).one()
 
     async def find_owner(self, email: str) -> UserModel | None:
         """The one activated row of an address, disabled or not. Use cases look up by address in no other way."""
@@ -269,6 +271,7 @@ def _is_active_admin() -> ColumnElement[bool]:
 
 
 def _matches(filters: UserFilter) -> Sequence[ColumnElement[bool]]:
+    """Truth values are written out, since a partial index is of no use for what comes as a parameter."""
     conditions: list[ColumnElement[bool]] = []
     conditions.append(UserModel.activated_at.is_(None) if filters.pending else UserModel.activated_at.is_not(None))
     if filters.email is not None:
@@ -276,9 +279,9 @@ def _matches(filters: UserFilter) -> Sequence[ColumnElement[bool]]:
     if filters.name is not None:
         conditions.append(UserModel.name.icontains(filters.name, autoescape=True))
     if filters.is_active is not None:
-        conditions.append(UserModel.is_active == filters.is_active)
+        conditions.append(and_(UserModel.is_active) if filters.is_active else not_(UserModel.is_active))
     if filters.is_admin is not None:
-        conditions.append(UserModel.is_admin == filters.is_admin)
+        conditions.append(and_(UserModel.is_admin) if filters.is_admin else not_(UserModel.is_admin))
     return conditions
 
 
