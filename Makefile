@@ -1,6 +1,6 @@
 # `make run` and `make test` set up all that they need: Python 3.11 or newer, make and git are enough.
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow lint lint-api check migrate migration bench bench-compare check-timing image lock
+.PHONY: help install run test test-slow lint lint-api check migrate migration bench bench-compare bench-scale check-timing image lock
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -54,6 +54,9 @@ bench: install ## Measure what the documentation claims
 	@status=0; for benchmark in floors reads_while_hashing user_pages abuse; do \
 		$(BIN)/python -m bench.$$benchmark || status=1; \
 	done; exit $$status
+
+bench-scale: install ## Measure what requests cost with a thousand users, and with a million
+	$(BIN)/python -m bench.scale
 
 check-timing: install ## Check that the time of an answer does not tell who has an account (BOUND=0.6, of an AUC)
 	$(BIN)/python -m bench.timing $(BOUND)

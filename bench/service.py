@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 SERVICE = "src.api.app:app"
 TIMEOUT_SECONDS = 30
 POLL_SECONDS = 0.005
+LOG_SHOWN = 4_000  # characters at its end
 PASSWORD = "a-passphrase-of-some-length"
 
 
@@ -112,7 +113,7 @@ def running_service(
             _wait_until_live(process, port)
             yield Service(port, process.pid, time.perf_counter() - started_at, log)
         except Exception:
-            print(log.read_text(), file=sys.stderr)
+            print(log.read_text()[-LOG_SHOWN:], file=sys.stderr)
             raise
         finally:
             process.kill()
