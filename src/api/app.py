@@ -39,6 +39,7 @@ from src.api.routers.well_known import DOCS_PATH
 from src.core.exceptions import AppException, ServiceUnavailableException
 from src.core.files import how_to_close, who_else_may_open
 from src.core.keys import KeyRing, NoKeysError
+from src.core.metrics import Metrics
 from src.core.settings import Settings, get_settings
 from src.db.migrations import DatabaseNotReadyError, prepare
 from src.email import SendsEmail
@@ -91,7 +92,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,  # the redirect would be built from the request's Host header
         responses=document(AppException, ServiceUnavailableException),
     )
-    app.state.runtime = Runtime.from_settings(settings)
+    app.state.runtime = Runtime.from_settings(settings, _load_metrics(app, settings))
     _add_middleware(app, settings)
     errors.install(app)
     # In the order in which they are asked most: a path is tried against one route after the other.
@@ -111,6 +112,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.has_api_docs:
         app.add_api_route("/", _home, include_in_schema=False)
     return app
+
+
+def _load_metrics(app: FastAPI, settings: Settings) -> Metrics:
+    if not settings.metrics_token:
+        return Metrics()
+    from src.api import prometheus
+
+    return prometheus.install(app)
 
 
 def _servers(settings: Settings) -> list[dict[str, str]]:
@@ -160,11 +169,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         return
     runtime = runtime_of(app)
-    purging = asyncio.create_task(purge_quietly(db, runtime.settings))
+    running = [asyncio.create_task(purge_quietly(db, runtime.settings))]
+    if runtime.settings.metrics_token:
+        from src.api import prometheus
+
+        running.append(asyncio.create_task(prometheus.watch(runtime)))
     async with _dispatching(runtime, await _wired_email(app)):
         yield
-    purging.cancel()
-    await asyncio.gather(purging, return_exceptions=True)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
     await db.disconnect()
 
 

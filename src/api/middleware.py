@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from src.api.dependencies import runtime_of
 from src.api.errors import envelope, log_line
 from src.core.callers import AuthenticatedClient, AuthenticatedUser
 from src.core.exceptions import AppException, ServiceUnavailableException
@@ -71,7 +72,15 @@ class RequestMiddleware:
         try:
             await self._app(scope, receive, send_with_headers)
         finally:
-            _log_request(scope, method, status, time.perf_counter() - started_at)
+            seconds = time.perf_counter() - started_at
+            runtime_of(scope["app"]).metrics.observe_request(method, _route_of(scope), status, seconds)
+            _log_request(scope, method, status, seconds)
+
+
+def _route_of(scope: Scope) -> str | None:
+    """The template of its path: `/api/users/{user_id}`."""
+    path: str | None = getattr(scope.get("route"), "path", None)
+    return path
 
 
 async def _send_if_connected(send: Send, message: Message) -> None:
@@ -90,7 +99,7 @@ def _log_request(scope: Scope, method: str, status: int | None, seconds: float) 
     if not log.isEnabledFor(logging.INFO):
         return
     milliseconds = round(seconds * 1000, 1)
-    route: str | None = getattr(scope.get("route"), "path", None)
+    route = _route_of(scope)
     fields = {"method": method, "route": route, "status": status, "milliseconds": milliseconds}
     match scope["state"].get("caller"):
         case AuthenticatedUser(user=user):

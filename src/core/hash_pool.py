@@ -8,13 +8,15 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 from src.core.exceptions import ServiceUnavailableException
+from src.core.metrics import Metrics
 
 # Of the hashing threads: behind the event loop, yet not so far that a flood of reads on one core stops them.
 NICENESS = 5
@@ -49,8 +51,9 @@ class HashPool:
     threads are busy.
     """
 
-    def __init__(self, *, threads: int, queue_size: int) -> None:
+    def __init__(self, *, threads: int, queue_size: int, metrics: Metrics | None = None) -> None:
         self._queue_size = queue_size
+        self._metrics = metrics or Metrics()
         self._lines = OrderedDict[_Line, deque[_Turn]]()  # in the order of their turns; none is empty
         self._idle = threads  # while somebody waits, none is
         self._threads = ThreadPoolExecutor(
@@ -67,7 +70,7 @@ class HashPool:
         A full queue has room for an origin that waits with fewer jobs than another, of which the last has to leave.
         """
         if self._is_full(kind) and len(self._lines.get(_Line(kind, origin), ())) + 1 >= len(self._longest(kind)):
-            raise ServiceUnavailableException
+            self._refuse(kind)
 
     async def run(
         self,
@@ -79,7 +82,9 @@ class HashPool:
     ) -> Result:
         """Do the work in turn. Raises `ServiceUnavailableException` if there is no room to wait or the place is lost to
         another origin, or if the caller has gone by the time its turn comes: then the work would be for nobody."""
+        began_at = time.monotonic()
         await self._wait_for_turn(_Line(kind, origin))
+        self._metrics.observe_hash_wait(kind, time.monotonic() - began_at)
         try:
             if await is_disconnected():
                 raise ServiceUnavailableException
@@ -98,7 +103,7 @@ class HashPool:
             self._give_up(line, turn)
             raise
         if not has_turn:
-            raise ServiceUnavailableException
+            self._refuse(line.kind)
 
     def _queue_up(self, line: _Line) -> _Turn:
         self.require_room(line.kind, line.origin)
@@ -115,6 +120,10 @@ class HashPool:
                 del self._lines[line]
         elif turn.result():
             self._pass_turn_on()
+
+    def _refuse(self, kind: HashKind) -> NoReturn:
+        self._metrics.count_hash_refusal(kind)
+        raise ServiceUnavailableException
 
     def _pass_turn_on(self) -> None:
         if not self._lines:

@@ -38,10 +38,11 @@ class Rate:
 @dataclass(frozen=True, slots=True)
 class Place:
     """One of the places that a rate allows. The key tells whose they are; it is a keyed hash, so that no table and no
-    memory holds an address for it."""
+    memory holds an address for it. `limit` says what is limited."""
 
     key: UUID
     rate: Rate
+    limit: str = ""
 
 
 class BlockedKeys:

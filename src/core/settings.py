@@ -14,6 +14,7 @@ from src.core.limits import Rate
 from src.core.logs import LogFormat, LogLevel, log_config
 
 DAY = 24 * 60 * 60
+LEAST_METRICS_TOKEN = 16
 LEAST_BCRYPT_ROUNDS = 10  # OWASP's password storage cheat sheet
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -105,6 +106,12 @@ def _link_template(template: str) -> str:
     return template
 
 
+def _metrics_token(token: str) -> str:
+    if token and len(token) < LEAST_METRICS_TOKEN:
+        raise ValueError(f"must have {LEAST_METRICS_TOKEN} characters or more: make one with `openssl rand -hex 32`")
+    return token
+
+
 LinkTemplate = Annotated[str, AfterValidator(_link_template)]
 
 
@@ -130,6 +137,7 @@ class Settings(BaseSettings):
     server_max_requests: int = Field(default=500, gt=0)
     log_format: LogFormat | None = None  # None: text, but json in production
     log_level: LogLevel = "info"
+    metrics_token: Annotated[str, AfterValidator(_metrics_token)] = Field(default="", repr=False)
 
     database_url: Annotated[str, AfterValidator(_database_url)] = Field(
         default="sqlite+aiosqlite:///data/users.db", repr=False

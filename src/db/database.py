@@ -11,6 +11,7 @@ from sqlalchemy import URL, Executable, FrozenResult, MetaData, UpdateBase, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidRequestError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.pool import QueuePool
 
 from src.core.settings import Settings
 from src.db.base import BaseModel
@@ -65,7 +66,7 @@ class AsyncDatabaseManager:
         echo: bool = False,
     ) -> None:
         self.url = normalize_url(url)
-        self._pool_size = pool_size
+        self.pool_size = pool_size
         self.timeouts = timeouts
         self._echo = echo
         self._connections: Connections | None = None
@@ -101,9 +102,15 @@ class AsyncDatabaseManager:
     def connections(self) -> "Connections":
         if self._connections is None:
             self._connections = Connections.open(
-                self.url, pool_size=self._pool_size, timeouts=self.timeouts, echo=self._echo
+                self.url, pool_size=self.pool_size, timeouts=self.timeouts, echo=self._echo
             )
         return self._connections
+
+    @property
+    def connections_in_use(self) -> int:
+        """Of those for transactions, and on PostgreSQL of all. In memory it is 0."""
+        pool = self.connections.engine.pool
+        return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     @property
     def engine(self) -> AsyncEngine:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from src.core.callers import AuthenticatedClient, AuthenticatedUser, Caller, Operator
 from src.core.exceptions import AppException, TooManyRequestsException
+from src.core.metrics import Metrics
 from src.db.models import EventKind, EventOutcome
 from src.db.unit_of_work import UnitOfWork
 
@@ -69,11 +70,13 @@ class Audit:
         origin: str | None,
         fingerprint: Callable[[str], str],
         anonymous_failures: AnonymousFailures,
+        metrics: Metrics,
     ) -> None:
         self._uow = uow
         self._origin = origin
         self._fingerprint = fingerprint
         self.anonymous_failures = anonymous_failures
+        self._metrics = metrics
 
     @asynccontextmanager
     async def recording(
@@ -113,6 +116,7 @@ class Audit:
         if failure and event.names_nobody:
             is_stored = False
             self.anonymous_failures[event.kind, failure] += 1
+        self._metrics.count_event(event.kind, failure, is_stored=is_stored)
         await self._uow.events.record(
             event.kind,
             EventOutcome.FAILURE if failure else EventOutcome.SUCCESS,
@@ -130,6 +134,7 @@ class Audit:
     async def _commit_refusal(self, event: AuditEvent, code: str) -> None:
         if event.names_nobody:  # garbage must not cost a transaction
             self.anonymous_failures[event.kind, code] += 1
+            self._metrics.count_event(event.kind, code, is_stored=False)
             return
         await self._uow.begin()
         await self.add(event, failure=code)

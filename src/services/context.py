@@ -14,6 +14,7 @@ from src.core.exceptions import ValidationException
 from src.core.hash_pool import HashPool
 from src.core.kinds import EmailKind
 from src.core.limits import BlockedKeys
+from src.core.metrics import Metrics
 from src.core.origin import RequestOrigin
 from src.core.passwords import PasswordHasher, check_password
 from src.core.settings import Settings
@@ -50,17 +51,19 @@ class Runtime:
     answer_step_seconds: float = ANSWER_STEP_SECONDS
     anonymous_failures: AnonymousFailures = field(default_factory=Counter)
     breached_passwords: "BreachedPasswords | None" = None  # None unless AUTH_HIBP_ENABLED
+    metrics: Metrics = field(default_factory=Metrics)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        signer = TokenSigner.from_settings(settings)
+    def from_settings(cls, settings: Settings, metrics: Metrics | None = None) -> Self:
+        signer, metrics = TokenSigner.from_settings(settings), metrics or Metrics()
         return cls(
             settings,
-            HashPool(threads=settings.auth_hash_threads, queue_size=settings.auth_hash_queue_size),
+            HashPool(threads=settings.auth_hash_threads, queue_size=settings.auth_hash_queue_size, metrics=metrics),
             signer,
             Encryption(signer.keys),
             EmailUtils.from_settings(settings),
             breached_passwords=_load_breached_passwords(settings),
+            metrics=metrics,
         )
 
 
@@ -106,12 +109,20 @@ class Context:
             runtime.signer,
             runtime.encryption,
             origin,
-            RateLimiter(uow, settings, origin=origin, fingerprint=runtime.signer.fingerprint, blocked=runtime.blocked),
+            RateLimiter(
+                uow,
+                settings,
+                origin=origin,
+                fingerprint=runtime.signer.fingerprint,
+                blocked=runtime.blocked,
+                metrics=runtime.metrics,
+            ),
             Audit(
                 uow,
                 origin=origin.address,
                 fingerprint=runtime.signer.fingerprint,
                 anonymous_failures=runtime.anonymous_failures,
+                metrics=runtime.metrics,
             ),
             Outbox(uow, is_wired=email is not None, wake=runtime.wake_dispatcher),
         )

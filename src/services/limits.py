@@ -12,6 +12,7 @@ from uuid import UUID
 from src.core.exceptions import AppException, TooManyRequestsException
 from src.core.kinds import EmailKind
 from src.core.limits import BlockedKeys, Place, Rate
+from src.core.metrics import Metrics
 from src.core.origin import RequestOrigin
 from src.core.settings import Settings
 from src.db.base import utc_now
@@ -34,12 +35,14 @@ class RateLimiter:
         origin: RequestOrigin,
         fingerprint: Callable[[str], str],
         blocked: BlockedKeys,
+        metrics: Metrics,
     ) -> None:
         self._uow = uow
         self._settings = settings
         self._origin = origin.network
         self._fingerprint = fingerprint
         self._blocked = blocked
+        self._metrics = metrics
 
     async def take_request(self) -> None:
         """For a request of somebody who is not known."""
@@ -134,6 +137,7 @@ class RateLimiter:
         """From memory: whoever goes on after a refusal costs no statement."""
         for place in places:
             if wait := self._blocked.seconds_left(place.key):
+                self._metrics.count_limit(place.limit)
                 raise TooManyRequestsException.after(wait, place.rate)
 
     async def _attempt(self, *places: Place) -> Sequence[Place]:
@@ -152,6 +156,7 @@ class RateLimiter:
         longest = max(refused, key=lambda place: waits.get(place.key, 0.0))
         wait = waits.get(longest.key, 0.0)  # the purge may just have forgotten it
         self._blocked.add((blocks or {}).get(longest, longest).key, wait)
+        self._metrics.count_limit(longest.limit)
         is_first = await self._uow.limits.report(longest.key)
         raise TooManyRequestsException.after(wait, longest.rate, is_first=is_first)
 
@@ -171,7 +176,7 @@ class RateLimiter:
 
     def _place(self, rate: Rate, *whose: str) -> Place:
         # With the rate: what was counted by another says nothing by this one.
-        return Place(self._key(f"{rate.count}/{rate.period}", *whose), rate)
+        return Place(self._key(f"{rate.count}/{rate.period}", *whose), rate, limit=whose[0])
 
     def _key(self, *parts: str) -> UUID:
         return UUID(self._fingerprint(" ".join(parts))[:32])

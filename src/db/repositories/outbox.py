@@ -128,6 +128,14 @@ class OutboxRepository(BaseRepository[OutboxEmailModel]):
         )
         return (await self._session.scalars(query)).all()
 
+    async def measure_queue(self) -> tuple[int, datetime | None]:
+        """How many emails are queued, and since when the oldest of them."""
+        query = select(func.count(), func.min(OutboxEmailModel.created_at)).where(
+            OutboxEmailModel.status == OutboxStatus.QUEUED
+        )
+        count, oldest = (await self._session.execute(query)).one()
+        return count, oldest
+
     async def count_stuck(self, waiting_since: datetime) -> int:
         """Emails that nobody takes or that fail since before then, and dead letters, but for those that were refused:
         anybody may sign up with an address that takes no email."""
