@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from src.cli import clients, keys, outbox, users
+from src.cli import backup, clients, keys, outbox, users
 from src.cli.doctor import examine
 from src.cli.output import AsJson, in_database, print_json
 from src.core.settings import get_settings
@@ -20,6 +20,7 @@ GRACEFUL_SHUTDOWN_SECONDS = 2  # without a limit, one slow client delays the sto
 
 app = typer.Typer(help="The user and auth service.", no_args_is_help=True, pretty_exceptions_enable=False)
 app.command("create-admin")(users.create_admin)
+app.command("backup")(backup.back_up)
 app.add_typer(users.app, name="users")
 app.add_typer(clients.app, name="clients")
 app.add_typer(keys.app, name="keys")
