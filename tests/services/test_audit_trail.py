@@ -16,7 +16,7 @@ from src.db.migrations import migrate, prepare
 from src.db.models import AuditEventModel, EventKind, UserModel
 from src.services.purge import Purged, purge
 from tests.support.databases import PostgreSQL
-from tests.support.factories import expire_links
+from tests.support.factories import expire_links, id_of
 from tests.support.service import Service, make_settings, serve
 from tests.support.steps import (
     PASSWORD,
@@ -144,7 +144,7 @@ async def test_its_purge_forgets_people_and_leaves_events_to_the_owners(restrict
     long_ago = utc_now() - timedelta(days=400)
     async with roles.owner.session() as session:
         await session.execute(update(UserModel).values(created_at=long_ago))
-        await session.execute(update(AuditEventModel).values(created_at=long_ago))
+        await session.execute(update(AuditEventModel).values(id=id_of(long_ago)))
         await session.commit()
 
     by_service = await purge(roles.service, make_settings())
