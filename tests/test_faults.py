@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.faults import frozen, locked, sqlite_away, sqlite_read_only
+from bench.faults import crash, cut, departures, frozen, locked, sqlite_away, sqlite_read_only
 
 pytestmark = pytest.mark.slow
 
@@ -21,3 +21,16 @@ def test_who_waits_for_a_locked_sqlite_is_refused_while_others_read() -> None:
 
 def test_a_frozen_postgresql_is_given_up_in_time() -> None:
     assert frozen.main(seconds=8, timeout_seconds=2) == 0
+
+
+def test_a_postgresql_that_is_cut_off_is_given_up_in_time_and_found_again() -> None:
+    assert cut.main(seconds=4, timeout_seconds=2) == 0
+
+
+def test_what_clients_asked_for_that_have_left_is_not_done() -> None:
+    assert departures.main(clients=500) == 0
+
+
+@pytest.mark.parametrize("database", crash.DATABASES)
+def test_a_kill_loses_nothing_that_was_acknowledged(database: str) -> None:
+    assert crash.main(database, rounds=crash.DATABASE_TOO) == 0
