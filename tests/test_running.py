@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import re
 import signal
 import socket
 import sqlite3
@@ -16,9 +18,9 @@ import httpx
 import pytest
 
 from src.core.keys import rotate
-from tests.support.processes import run_service
+from tests.support.processes import run_service, wait_until
 from tests.support.second_factor import code_of
-from tests.support.steps import PASSWORD, token_of
+from tests.support.steps import PASSWORD, bearer, token_of
 
 
 @pytest.mark.slow
@@ -279,7 +281,12 @@ def test_clients_that_pipeline_and_leave_are_no_errors(tmp_path: Path) -> None:
 @pytest.mark.parametrize("log_format", ["text", "json"])
 @pytest.mark.slow
 def test_the_log_holds_no_password_token_link_or_hash(database_url: str, tmp_path: Path, log_format: str) -> None:
-    settings = {"DATABASE_URL": database_url, "LOG_LEVEL": "debug", "LOG_FORMAT": log_format}
+    settings = {
+        "DATABASE_URL": database_url,
+        "LOG_LEVEL": "debug",
+        "LOG_FORMAT": log_format,
+        "METRICS_TOKEN": "canary-of-prometheus",
+    }
     with run_service(tmp_path, "--log-level", "trace", **settings) as service:
         service.wait_until_ready()
         with httpx.Client(base_url=service.url) as client:
@@ -291,7 +298,55 @@ def test_the_log_holds_no_password_token_link_or_hash(database_url: str, tmp_pat
                 client.request(method, f"/activate?token={token}")
             client.post("/activate", data={"token": token})
             client.post("/auth/activate", json={"token": token})
+            tokens = client.post("/auth/login", json=body).json()
+            client.get("/auth/me", headers=bearer(tokens["access_token"]))
+            client.post("/auth/refresh", json={"refresh_token": tokens["refresh_token"]})
+            client.post("/auth/login", json=body | {"password": "another canary-of-a-password"})
+            metrics = client.get("/metrics", headers=bearer("canary-of-prometheus")).text
 
         assert "GET /activate 200" in service.log
-        for secret in ("canary-of-a-password", token, "token=", "bcrypt"):
-            assert secret not in service.log
+        assert 'auth_events_total{kind="log_in",outcome="failure"' in metrics
+        secrets = (token, tokens["access_token"], tokens["refresh_token"])
+        for secret in (*secrets, "canary-of", "token=", "bcrypt", "ana@"):
+            assert secret not in service.log + metrics
+
+
+@pytest.mark.slow
+async def test_three_workers_are_one_service(empty_url: str, tmp_path: Path) -> None:
+    """One migration, one set of keys, one count of guesses; and each has its share of the processors."""
+    settings = {
+        "DATABASE_URL": empty_url,
+        "DATABASE_AUTO_MIGRATE": "true",
+        "JWT_KEYS_DIR": str(tmp_path / "keys"),
+        "AUTH_BCRYPT_ROUNDS": "4",
+        "RATE_LIMIT_FAILURES_PER_ACCOUNT_AND_ORIGIN": "10/15m",
+    }
+    account = {"email": "ana@example.com", "password": PASSWORD}
+    with run_service(tmp_path, "--workers", "3", **settings) as service:
+        service.wait_until_ready()
+        async with httpx.AsyncClient(base_url=service.url, headers={"Connection": "close"}) as client:
+            link = token_of((await client.post("/auth/signup", json=account)).json()["activation_url"])
+            await client.post("/auth/activate", json={"token": link})
+            tokens = (await client.post("/auth/login", json=account)).json()
+            seen = [
+                (await client.get("/auth/me", headers=bearer(tokens["access_token"]))).status_code for _ in range(12)
+            ]
+            wrong = account | {"password": "a-wrong-passphrase"}
+            guesses = await asyncio.gather(*(client.post("/auth/login", json=wrong) for _ in range(30)))
+
+        assert service.log.count("Running upgrade  ->") == 1
+    assert seen == {200}
+    assert Counter(guess.status_code for guess in guesses) == {401: 10, 429: 20}
+    assert len(list((tmp_path / "keys").iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
+    with run_service(tmp_path, "--workers", "2", DATABASE_URL=f"sqlite:///{tmp_path}/users.db") as service:
+        service.wait_until_ready()
+        workers = re.findall(r"Started server process \[(\d+)\]", service.log)
+        os.kill(int(workers[0]), signal.SIGKILL)
+
+        wait_until(lambda: service.log.count("Application startup complete") == 3)
+
+        assert httpx.get(f"{service.url}/health/ready").status_code == 200

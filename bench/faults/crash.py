@@ -234,11 +234,10 @@ def sqlite(folder: str) -> Iterator[tuple[str, Callable[[], None], Callable[[], 
 
 @contextmanager
 def postgresql(_folder: str) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
-    others = set(server_processes())
     server = get_server(mkdtemp(prefix="postgresql-"), cleanup_mode="delete")
 
     def kill() -> None:
-        for process in set(server_processes()) - others:
+        for process in server_processes(server.get_pid()):
             os.kill(process, signal.SIGKILL)
         time.sleep(0.5)
         # They say that a server runs, as long as nobody has waited for its process, which has become a zombie.

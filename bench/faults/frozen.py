@@ -23,15 +23,16 @@ TIMEOUT_SECONDS = 10  # the default of both
 SLACK_SECONDS = 2.5
 
 
-def server_processes() -> list[int]:
-    """Of every PostgreSQL that this process has started."""
+def server_processes(postmaster: int | None = None) -> list[int]:
+    """Of every PostgreSQL on this machine, or of one."""
     found = []
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
         except OSError:  # it has ended meanwhile
             continue
-        if fields["Name"].strip() == "postgres":
+        is_wanted = postmaster is None or str(postmaster) in (fields["Pid"].strip(), fields["PPid"].strip())
+        if fields["Name"].strip() == "postgres" and is_wanted:
             found.append(int(fields["Pid"]))
     return found
 

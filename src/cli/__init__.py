@@ -78,7 +78,8 @@ def purge_now(*, as_json: AsJson = False) -> None:
 
 @app.command("doctor")
 def diagnose(*, as_json: AsJson = False) -> None:
-    """Check settings, database, keys, SMTP server, clocks and the trust in proxies, change nothing, and say what to do.
+    """Check settings, database, keys, SMTP server, clocks, the trust in proxies and the room for files, connections and
+    data, change nothing, and say what to do.
 
     The exit code is 1 if something is a problem, 0 otherwise, so that scripts can ask.
     """

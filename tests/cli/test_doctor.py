@@ -154,7 +154,9 @@ class TestReport:
 
         assert {it["status"] for it in examined.findings} == {"ok"}, examined.output
         checks = list(dict.fromkeys(it["check"] for it in examined.findings))
-        assert checks == ["settings", "database", "schema", "outbox", "keys", "secrets", "smtp", "clock", "proxy"]
+        disk = ["disk"] if "sqlite" in production["DATABASE_URL"] else []
+        others = ["schema", "outbox", "keys", "secrets", "smtp", "clock", "proxy"]
+        assert checks == ["settings", "database", "limits", *disk, *others]
         assert set(examined.findings[0]) == {"check", "status", "text", "advice"}
 
     async def test_people_read_a_line_for_each_finding(self, production: dict[str, str]) -> None:
@@ -667,6 +669,32 @@ async def set_clock(url: str, ahead: timedelta) -> None:
             "ALTER DATABASE empty SET search_path = wrong, public, pg_catalog",
         ):
             await session.execute(text(statement))
+
+
+class TestRoom:
+    def test_more_requests_than_descriptors_are_a_warning(self, tmp_path: Path) -> None:
+        examined = examine(DATABASE_URL=f"sqlite:///{tmp_path}/users.db", SERVER_MAX_REQUESTS="99000000")
+
+        status, told = examined.of("limits")[0]
+        assert status == "warning"
+        assert "99000" in told
+        assert "ulimit -n" in told
+
+    @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+    async def test_more_connections_than_postgresql_has_are_a_problem(self, database_url: str) -> None:
+        examined = await examine_async(DATABASE_URL=database_url, DATABASE_POOL_SIZE="60", WEB_CONCURRENCY="2")
+
+        examined.assert_worst_of(
+            "limits", "problem", "room for 0 replicas", "60 connections for each of 2 workers", "PgBouncer"
+        )
+
+    def test_a_disk_that_is_nearly_full_is_a_warning(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        usage = shutil.disk_usage("/")._replace(free=1024**2)
+        monkeypatch.setattr("shutil.disk_usage", lambda _path: usage)
+
+        examined = examine(DATABASE_URL=f"sqlite:///{tmp_path}/users.db")
+
+        examined.assert_worst_of("disk", "warning", "0.0 GiB are free", "Make room")
 
 
 class TestClock:
