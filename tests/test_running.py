@@ -328,9 +328,8 @@ async def test_three_workers_are_one_service(empty_url: str, tmp_path: Path) -> 
             link = token_of((await client.post("/auth/signup", json=account)).json()["activation_url"])
             await client.post("/auth/activate", json={"token": link})
             tokens = (await client.post("/auth/login", json=account)).json()
-            seen = [
-                (await client.get("/auth/me", headers=bearer(tokens["access_token"]))).status_code for _ in range(12)
-            ]
+            headers = bearer(tokens["access_token"])
+            seen = {(await client.get("/auth/me", headers=headers)).status_code for _ in range(12)}
             wrong = account | {"password": "a-wrong-passphrase"}
             guesses = await asyncio.gather(*(client.post("/auth/login", json=wrong) for _ in range(30)))
 
