@@ -182,7 +182,7 @@ class AccountService(Service):
     async def _add_pending(self, user: UserModel, event: AuditEvent) -> str | None:
         """Add the sign-up, and its link: returned, or queued as an email. For an address that has an owner, a notice to
         them is queued instead: the same work, and the same time."""
-        await self.uow.users.lock_addresses(user.email)  # an owner who leaves at this moment takes their emails along
+        await self.uow.users.lock_owner(user.email)  # who leaves at this moment takes their emails along
         owner = await self.uow.users.find_owner(user.email)
         if owner and self.context.link_in_response:
             event.user_id = owner.id

@@ -184,7 +184,7 @@ class Dispatcher:
         entry, url = CATALOGUE[kind], None
         async with open_unit_of_work(self.database) as uow:
             await uow.begin()
-            await uow.users.lock_addresses(email.to_email, and_user=email.user_id)
+            await uow.users.lock_owner(email.to_email, and_user=email.user_id)
             # Since it was claimed, another may have claimed it, or a new password have cancelled it.
             if not await uow.emails.is_held(email):
                 return None

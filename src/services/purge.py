@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 INTERVAL = timedelta(hours=1)
 SETTLED_EMAILS_KEPT = timedelta(hours=1)
 DEAD_LETTERS_KEPT = timedelta(days=30)  # for an operator to see; they hold addresses, of people who may have left too
-FOUND_AT_ONCE = 10_000
+FOUND_AT_ONCE = 5_000
 BATCH = 500  # a sign-up, with all that refers to it, takes SQLite some 40 microseconds
 PAUSE_SECONDS = 0.01  # another process that waits for SQLite's file only tries now and then
 

@@ -97,6 +97,11 @@ class UserRepository(BaseRepository[UserModel]):
         """
         await self._lock(UserModel.email.in_(emails), UserModel.id == and_user, and_admins=and_admins)
 
+    async def lock_owner(self, email: str, *, and_user: UUID | None = None) -> None:
+        """Lock the account of an address (and one more row), but not the sign-ups that wait: they may be thousands."""
+        owner = and_(UserModel.email == email, UserModel.activated_at.is_not(None))
+        await self._lock(owner, UserModel.id == and_user, and_admins=False)
+
     async def lock_invitation(self, email: str) -> None:
         """Until the transaction ends, nobody else invites this address: two who invite somebody new at once have no row
         to wait for. It comes before any row, so that who waits for it holds nothing. (SQLite has one writer.)"""
