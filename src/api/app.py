@@ -2,14 +2,18 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from inspect import isawaitable
 from logging.config import dictConfig
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
+from fastapi.telemetry import TelemetryConfig
 
 from src.api import errors, pages
 from src.api.dependencies import db, get_email_utils, runtime_of
@@ -47,11 +51,17 @@ from src.services import Runtime
 from src.services.outbox import Dispatcher
 from src.services.purge import purge_quietly
 
+if TYPE_CHECKING:
+    from src.api.telemetry import Telemetry
+
 __all__ = ["app", "create_app", "db"]
 
 log = logging.getLogger(__name__)
 
+VERSION = "0.1.0"
 MAX_BODY_BYTES = 64 * 1024
+# By default FastAPI gives queries, and so links, to whatever else in the process collects spans.
+NO_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
 
 DESCRIPTION = """
 Owns user accounts: people sign up, log in, recover and leave; other services verify its tokens and, with credentials
@@ -78,19 +88,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     The database is DATABASE_URL's, whatever `settings` say: to move an application, override `db.session_dependency`.
     """
     settings = settings or get_settings()
+    telemetry = _load_telemetry()
     app = DocumentedFastAPI(
         title="User and auth service",
         description=DESCRIPTION,
-        version="0.1.0",
+        version=VERSION,
         license_info={"name": "MIT", "identifier": "MIT"},
         servers=_servers(settings),
         openapi_tags=TAGS,
         generate_unique_id_function=operation_id,
-        lifespan=_lifespan,
+        lifespan=partial(_lifespan, telemetry=telemetry),
         docs_url=DOCS_PATH if settings.has_api_docs else None,
         redoc_url="/redoc" if settings.has_api_docs else None,
         redirect_slashes=False,  # the redirect would be built from the request's Host header
         responses=document(AppException, ServiceUnavailableException),
+        telemetry=telemetry.config if telemetry else NO_TELEMETRY,
     )
     app.state.runtime = Runtime.from_settings(settings, _load_metrics(app, settings))
     _add_middleware(app, settings)
@@ -120,6 +132,14 @@ def _load_metrics(app: FastAPI, settings: Settings) -> Metrics:
     from src.api import prometheus
 
     return prometheus.install(app)
+
+
+def _load_telemetry() -> "Telemetry | None":
+    if not any(os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT") for signal in ("", "TRACES_", "METRICS_")):
+        return None
+    from src.api.telemetry import Telemetry
+
+    return Telemetry(VERSION)
 
 
 def _servers(settings: Settings) -> list[dict[str, str]]:
@@ -164,7 +184,7 @@ async def _check_start(app: FastAPI) -> None:
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI, telemetry: "Telemetry | None") -> AsyncIterator[None]:
     if _has_test_database(app):
         yield
         return
@@ -180,6 +200,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
     await db.disconnect()
+    if telemetry:
+        await asyncio.to_thread(telemetry.stop)
 
 
 def _has_test_database(app: FastAPI) -> bool:

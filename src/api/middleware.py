@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
+from opentelemetry.trace import get_current_span
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -55,6 +56,7 @@ class RequestMiddleware:
         id_ = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
         scope.setdefault("state", {})
         request_id.set(id_)
+        get_current_span().set_attribute("http.response.header.x-request-id", (id_,))
         status: int | None = None
 
         async def send_with_headers(message: Message) -> None:
