@@ -21,7 +21,8 @@ from src.core.logs import client_has_left, request_id
 
 log = logging.getLogger(__name__)
 
-LIVENESS_PATH = "/health/live"
+# Whoever restarts a service that does not answer would make things worse, and who watches it needs to see the load.
+UNLIMITED_PATHS = frozenset({"/health/live", "/metrics"})
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # anything else could forge lines in the log
 
@@ -113,10 +114,7 @@ def _log_request(scope: Scope, method: str, status: int | None, seconds: float) 
 
 
 class RequestLimit:
-    """Refuses requests beyond a number at once with 503: they would only make all others wait longer.
-
-    Not `/health/live`: whoever restarts a service that does not answer would make things worse.
-    """
+    """Refuses requests beyond a number at once with 503: they would only make all others wait longer."""
 
     def __init__(self, app: ASGIApp, *, max_requests: int) -> None:
         self._app = app
@@ -124,7 +122,7 @@ class RequestLimit:
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) == LIVENESS_PATH:
+        if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) in UNLIMITED_PATHS:
             await self._app(scope, receive, send)
             return
         if self._running >= self._max_requests:
