@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+MOST_TEXTS = 100  # that a rare warning remembers
+
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -90,10 +92,13 @@ class RareWarning:
         self._held_back = Counter[str]()
 
     def give(self, text: str) -> None:
-        """Texts are told apart: there must be few of them."""
+        """Texts are told apart."""
         if time.monotonic() < self._silent_until.get(text, 0.0):
             self._held_back[text] += 1
             return
+        if len(self._silent_until) >= MOST_TEXTS:
+            self._silent_until.clear()
+            self._held_back.clear()
         self._silent_until[text] = time.monotonic() + self._every_seconds
         count = self._held_back.pop(text, 0)
         self._log.warning("%s", text + (f" ({count} times more since this was logged last)" if count else ""))
