@@ -43,7 +43,8 @@ async def prepare(database: AsyncDatabaseManager, *, auto_migrate: bool) -> None
     except (DBAPIError, TimeoutError) as error:  # asyncpg's own limits raise the latter
         if not is_transient_database_error(error):
             raise
-        reason = error.orig if isinstance(error, DBAPIError) else "it does not answer in time"
+        # A connection that was not made in time has no text.
+        reason = str(error.orig if isinstance(error, DBAPIError) else "") or "it does not answer in time"
         raise DatabaseNotReadyError(
             f"The database cannot be opened ({reason}). Check DATABASE_URL; the file and folder of an SQLite "
             "database must be writable for the user that the service runs as."
