@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.faults import crash, cut, departures, frozen, locked, sqlite_away, sqlite_read_only
+from bench.faults import crash, cut, departures, first_connections, frozen, locked, sqlite_away, sqlite_read_only
 
 pytestmark = pytest.mark.slow
 
@@ -21,6 +21,10 @@ def test_who_waits_for_a_locked_sqlite_is_refused_while_others_read() -> None:
 
 def test_a_frozen_postgresql_is_given_up_in_time() -> None:
     assert frozen.main(seconds=8, timeout_seconds=2) == 0
+
+
+def test_several_processes_open_a_new_sqlite_file_at_once() -> None:
+    assert first_connections.main(rounds=2) == 0
 
 
 def test_a_postgresql_that_is_cut_off_is_given_up_in_time_and_found_again() -> None:
