@@ -51,7 +51,7 @@ migration: install ## Write a migration from the models: make migration m="add a
 	$(BIN)/alembic revision --autogenerate -m "$(m)"
 
 bench: install ## Measure what the documentation claims
-	@status=0; for benchmark in floors reads_while_hashing user_pages abuse; do \
+	@status=0; for benchmark in floors reads_while_hashing user_pages abuse metrics; do \
 		$(BIN)/python -m bench.$$benchmark || status=1; \
 	done; exit $$status
 

@@ -23,8 +23,15 @@ def _share_with_workers() -> None:
     if supervisor is None or "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         return
     folder = Path(tempfile.gettempdir(), f"user-auth-service-metrics-{os.getuid()}-{supervisor.pid}")
-    folder.mkdir(mode=0o700, exist_ok=True)
+    make_private(folder)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+
+
+def make_private(folder: Path) -> None:
+    """Raises `PermissionError` if somebody else has made it, or a link of its name: our files would land in theirs."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} is somebody else's: remove it, or set PROMETHEUS_MULTIPROC_DIR")
 
 
 _share_with_workers()

@@ -14,6 +14,7 @@ from prometheus_client.samples import Sample
 
 from src.api.app import create_app
 from src.api.dependencies import runtime_of
+from src.api.prometheus import make_private
 from src.core.hash_pool import HashKind, HashPool
 from src.core.limits import Rate
 from src.db import AsyncDatabaseManager
@@ -130,6 +131,16 @@ async def test_metrics_are_there_when_the_database_is_not(counted: Service) -> N
     assert ("outbox_emails_waiting",) not in samples
     assert {*next(key for key in samples if key[0] == "build_info")} > {counted.app.version, platform.python_version()}
     assert {key[1] for key in samples if key[0] == "signing_key_age_seconds"} == {"access", "refresh", "encryption"}
+
+
+def test_a_folder_that_somebody_else_has_put_in_its_place_is_not_written_to(tmp_path: Path) -> None:
+    make_private(tmp_path / "own")
+    make_private(tmp_path / "own")  # the next worker
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+
+    assert (tmp_path / "own").stat().st_mode & 0o777 == 0o700
+    with pytest.raises(PermissionError, match="somebody else's"):
+        make_private(tmp_path / "link")
 
 
 @pytest.mark.slow
