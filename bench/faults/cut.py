@@ -36,6 +36,7 @@ class Proxy:
         self._writers = set[asyncio.StreamWriter]()
         self._is_open = asyncio.Event()
         self._is_refusing = False
+        self._server: asyncio.Server | None = None
         self.port = 0
 
     @contextmanager
@@ -46,9 +47,10 @@ class Proxy:
         try:
             yield
         finally:
-            self._call(self._set(is_open=True, is_refusing=True))
+            self._call(self._end())
             self._loop.call_soon_threadsafe(self._loop.stop)
             thread.join()
+            self._loop.close()
 
     def close_connections(self) -> None:
         """And take no new one."""
@@ -66,8 +68,18 @@ class Proxy:
 
     async def _serve(self) -> None:
         self._is_open.set()
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _end(self) -> None:
+        await self._set(is_open=True, is_refusing=True)
+        if self._server:
+            self._server.close()
+        passing = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in passing:
+            task.cancel()
+        await asyncio.gather(*passing, return_exceptions=True)
+        await asyncio.sleep(0.1)  # until the loop has closed the aborted connections
 
     async def _set(self, *, is_open: bool, is_refusing: bool) -> None:
         self._is_refusing = is_refusing
