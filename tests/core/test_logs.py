@@ -8,6 +8,7 @@ import time
 import pytest
 
 from src.core.logs import JsonFormatter, RareWarning, TextFormatter, request_id
+from src.core.settings import Settings
 from tests.support.service import make_production_settings, make_settings
 
 
@@ -61,8 +62,8 @@ def test_a_traceback_belongs_to_its_record(formatter: logging.Formatter) -> None
         (make_production_settings(log_format="text"), TextFormatter),
     ],
 )
-def test_production_logs_json_unless_told_otherwise(settings: object, formatter: type) -> None:
-    assert settings.log_config["formatters"]["line"]["()"] is formatter  # type: ignore[attr-defined]
+def test_production_logs_json_unless_told_otherwise(settings: Settings, formatter: type) -> None:
+    assert settings.log_config["formatters"]["line"]["()"] is formatter
 
 
 @pytest.mark.parametrize(
